@@ -1,0 +1,168 @@
+"""labrecon's own commands: thin functions over what a notebook would call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from labrecon import progress
+from labrecon.plugins import host
+
+__all__ = ["demo", "describe", "plugins", "recon"]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Debug = Annotated[bool, typer.Option("-v", "--debug", help="Show tracebacks of errors.")]
+Device = Annotated[
+    str, typer.Option(help="Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1.")
+]
+
+
+def recon(
+    instrument: Annotated[str, typer.Argument(help="Instrument, such as ct.")],
+    scan: Annotated[Path, typer.Argument(help="File of the scan.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make.")],
+    recipe: Annotated[
+        str, typer.Option("-r", "--recipe", help="TOML file, or a recipe of the instrument.")
+    ] = "recon",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override, as in solver.iterations=50."),
+    ] = None,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after Ctrl-C.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier output.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Reconstruct a scan: volume, provenance and report in a new folder."""
+    from labrecon.recon import reconstruct
+
+    with progress.shown(quiet=as_json) as watcher:
+        result = reconstruct(
+            instrument,
+            scan,
+            output,
+            recipe=recipe,
+            overrides=settings or (),
+            device=device,
+            resume=resume,
+            force=force,
+            watcher=watcher,
+        )
+    if as_json:
+        _print_json(result.summary)
+        return
+    for warning in result.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    main = result.summary["reconstructions"][0]
+    chi2 = "" if result.summary["chi2"] is None else f", χ² {result.summary['chi2']:.3g}"
+    typer.echo(
+        f"{main['title']}: {main['status']} after {main['iterations']} iterations, "
+        f"{main['seconds']:.3g} s{chi2}"
+    )
+    typer.echo(f"volume  {result.summary['volume']}\nreport  {result.summary['report']}")
+
+
+def describe(
+    name: Annotated[str, typer.Argument(help="A file, or the name of an instrument, solver, …")],
+    instrument: Annotated[
+        str | None, typer.Option(help="Read the file as one of this instrument.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what a file holds, or what an instrument, solver, prior, … is and takes."""
+    from labrecon.describe import describe as look
+
+    found = look(name, host(), instrument)
+    if as_json:
+        _print_json({"name": found.name, "kind": found.kind, **found.parts})
+        return
+    typer.echo(f"{typer.style(found.name, bold=True)} · {found.kind}")
+    if found.text:
+        typer.echo("\n" + found.text)
+    for title, rows in found.parts.items():
+        if rows:
+            typer.echo("\n" + typer.style(title, bold=True))
+            _print_rows([(str(key), str(value)) for key, value in rows.items()])
+
+
+def plugins(
+    verbose: Annotated[
+        bool, typer.Option("-v", help="What each registers, and tracebacks.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show which plugins there are, and which are broken."""
+    from labrecon.describe import offered
+
+    # What a hook raises is found out by asking it.
+    kinds = {kind: host().names(kind) for kind in offered()}
+    reports = host().reports.values()
+    if as_json:
+        told = [
+            {
+                "name": report.name,
+                "distribution": report.distribution,
+                "version": report.version,
+                "status": report.status,
+                "detail": report.detail,
+            }
+            for report in reports
+        ]
+        _print_json({"plugins": told, "offers": kinds})
+        return
+    for report in reports:
+        _print_rows([(report.name, report.status, f"{report.distribution} {report.version}")])
+        if report.detail:
+            typer.echo(f"    {report.detail}")
+        if verbose and report.trace:
+            typer.echo(report.trace)
+        for kind, names in kinds.items() if verbose else ():
+            mine = [name for name, owner in names.items() if report.name in owner.split(", ")]
+            if mine:
+                typer.echo(f"    {kind}: {', '.join(mine)}")
+    for kind, names in kinds.items():
+        for name, owner in names.items():
+            if "," in owner:
+                typer.echo(f"conflict: the {kind[:-1]} {name!r} is registered by {owner}")
+
+
+def demo(
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder to make [./labrecon-demo].")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Simulate, reconstruct and report, for each instrument that is installed."""
+    from labrecon.demo import demonstrate, free_folder
+
+    folder = free_folder(Path("labrecon-demo")) if output is None else output
+    with progress.shown(quiet=as_json) as watcher:
+        entries = demonstrate(folder, device=device, watcher=watcher)
+    index = folder / "index.html"
+    if as_json:
+        _print_json({"index": str(index), "instruments": [entry.told() for entry in entries]})
+    else:
+        for entry in entries:
+            _print_rows([(entry.instrument, entry.status, entry.detail)])
+        typer.echo(f"open {index}")
+    if any(entry.status == "failed" for entry in entries):
+        raise typer.Exit(4)
+
+
+def _print_rows(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        typer.echo(("  " + "  ".join([*cells, row[-1]])).rstrip())
+
+
+def _print_json(told: dict[str, Any]) -> None:
+    from labrecon.io.plain import dumps
+
+    typer.echo(dumps(told))

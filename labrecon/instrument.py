@@ -1,0 +1,175 @@
+"""Instrument and Scan: what a plugin hands over."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from labrecon.noise import Gaussian, Noise
+from labrecon.operator import Operator
+
+__all__ = ["Curve", "Exporter", "Instrument", "Reader", "ReaderError", "Scan", "Step"]
+
+
+class ReaderError(ValueError):
+    """A file is damaged, incomplete, or not of the kind that a reader reads."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A measured curve for the report, such as the score of a rotation-centre search."""
+
+    title: str
+    x: Sequence[float]
+    y: Sequence[float]
+    xlabel: str
+    ylabel: str
+    marker: float | None = None
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One acquisition, as a reader returns it.
+
+    Attributes:
+        data: measured data ``(*batch, *operator.range.shape)``, in the unit the noise speaks of.
+        geometry: the instrument's geometry model.
+        noise: how the data scatter.
+        weights: per-sample weights, broadcast to ``data``; 0 marks bad samples.
+        truth: the object, where it is known (simulations, phantoms).
+        calibration: named arrays that preparation needs: flats, darks, noise scans.
+        found: what the file said, in words a person reads: ``{"angles": "181, 0° to 179.0°"}``.
+        assumed: what the file did not say and the reader assumed.
+        ignored: what the file holds and the reader left out.
+        steps: the preparation steps that were applied, in order, with their options and results.
+        curves: diagnostics of those steps, for the report.
+        provenance: source, format, reader; plain JSON values.
+    """
+
+    data: Tensor
+    geometry: BaseModel
+    noise: Noise = field(default_factory=Gaussian)
+    weights: Tensor | None = None
+    truth: Tensor | None = None
+    calibration: Mapping[str, Tensor] = field(default_factory=dict)
+    found: Mapping[str, str] = field(default_factory=dict)
+    assumed: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    steps: tuple[Mapping[str, Any], ...] = ()
+    curves: tuple[Curve, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def with_step(self, name: str, *, curve: Curve | None = None, **told: Any) -> Self:
+        """A copy that records a preparation step and, optionally, its diagnostic curve."""
+        curves = self.curves if curve is None else (*self.curves, curve)
+        return self.replace(steps=(*self.steps, {"step": name, **told}), curves=curves)
+
+
+class Reader(Protocol):
+    """Reads one file format of an instrument."""
+
+    def matches(self, path: Path) -> bool:
+        """Whether the file is of this format, judged by a look at its head; never raises."""
+        ...
+
+    def read(self, path: Path) -> Scan:
+        """The scan in the file.
+
+        Raises:
+            ReaderError: the file is truncated, inconsistent or lacks what a scan needs.
+        """
+        ...
+
+
+class Step(Protocol):
+    """A named preparation step: a function of a scan and its options."""
+
+    def __call__(self, scan: Scan, **options: Any) -> Scan:
+        """The prepared scan, with the step recorded."""
+        ...
+
+
+Exporter = Callable[[BaseModel, Mapping[str, Tensor], Path], None]
+
+
+class Instrument(ABC):
+    """What a plugin registers; the rest of labrecon needs nothing more.
+
+    Attributes:
+        name: the word used on the command line: ``labrecon recon NAME …``.
+        title: one line for listings.
+        Geometry: pydantic model of one acquisition, with units in the field descriptions.
+        unit: unit of the object's values (``"1/mm"``), for volumes and grey-scale bars.
+        data_unit: unit of the data as `operator` predicts them.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str] = ""
+    Geometry: ClassVar[type[BaseModel]]
+    unit: ClassVar[str] = ""
+    data_unit: ClassVar[str] = ""
+
+    @abstractmethod
+    def example(self) -> BaseModel:
+        """A small complete geometry, for demonstrations and checks."""
+
+    @abstractmethod
+    def operator(self, geometry: Any, **options: Any) -> Operator:
+        """The forward model of an acquisition."""
+
+    @abstractmethod
+    def objects(self, geometry: Any, n: int, generator: torch.Generator) -> Tensor:
+        """``n`` sample objects ``(n, *operator.domain.shape)`` for simulation and training."""
+
+    def noise(self, geometry: Any) -> Noise:
+        """The noise of an acquisition, in the unit of the operator's range."""
+        return Gaussian()
+
+    @property
+    def readers(self) -> Mapping[str, Reader]:
+        """File formats by name, tried in order."""
+        return {}
+
+    @property
+    def exporters(self) -> Mapping[str, Exporter]:
+        """Formats in which a learned design goes back to the instrument."""
+        return {}
+
+    @property
+    def steps(self) -> Mapping[str, Step]:
+        """Preparation steps by name, as recipes call them."""
+        return {}
+
+    def recipes(self) -> Mapping[str, Mapping[str, Any]]:
+        """A recipe for each task: ``{"recon": {…}}``, in the form of a TOML recipe."""
+        return {}
+
+    def check(self, scan: Scan) -> None:  # noqa: B027
+        """Raise `ReaderError` unless a prepared scan holds what `operator` predicts."""
+
+    def simulate(self, geometry: Any, generator: torch.Generator) -> Scan:
+        """A scan of one sample object: operator, then noise."""
+        operator = self.operator(geometry)
+        truth = self.objects(geometry, 1, generator)[0]
+        noise = self.noise(geometry)
+        with torch.no_grad():
+            data = noise.sample(operator(truth), generator)
+        return Scan(
+            data, geometry, noise, truth=truth, provenance={"source": "simulated"}
+        )
+
+    def voxel_size(self, geometry: Any) -> tuple[float, ...] | None:
+        """Size of a voxel along each axis of the object in mm, or None where it has no length."""
+        return None

@@ -1,0 +1,113 @@
+"""An interrupted run: what is saved beside the output, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from labrecon.errors import OutputError, RecipeError
+from labrecon.io.atomic import write_text
+from labrecon.io.plain import dumps
+from labrecon.io.states import load_state, save_state
+from labrecon.solver import Solution, Solver
+
+__all__ = ["Checkpoint", "saved_folder"]
+
+
+def saved_folder(out: Path) -> Path:
+    """Where an interrupted run to ``out`` is saved."""
+    return out.with_name(out.name + ".interrupted")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The main solve of an interrupted run.
+
+    Attributes:
+        folder: holds ``state.safetensors`` and ``run.json``.
+        told: the content of ``run.json``.
+    """
+
+    folder: Path
+    told: dict[str, Any]
+
+    @classmethod
+    def save(cls, out: Path, solution: Solution, **told: Any) -> Path:
+        """Save a solution, finished or not, with what is needed to go on.
+
+        The folder is complete before it takes its name, so that a second Ctrl-C leaves either
+        the old one or the new one.
+        """
+        folder = saved_folder(out)
+        partial = folder.with_name(f".{folder.name}.part")
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            save_state(partial / "state.safetensors", solution.state)
+            record = {
+                **told,
+                "status": solution.status,
+                "seconds": solution.seconds,
+                "history": solution.history,
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+            }
+            write_text(partial / "run.json", dumps(record))
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        except OSError as error:
+            raise OutputError(f"interrupted, and the state can not be saved: {error}") from error
+        return folder
+
+    @classmethod
+    def load(cls, out: Path) -> Checkpoint:
+        """The checkpoint of an interrupted run to ``out``.
+
+        Raises:
+            RecipeError: there is none, or it is damaged.
+        """
+        folder = saved_folder(out)
+        try:
+            return cls(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise RecipeError(
+                f"there is nothing to resume: {folder} does not exist; run without --resume"
+            ) from error
+        except ValueError as error:
+            raise RecipeError(f"{folder}/run.json is damaged: {error}") from error
+
+    def check(self, instrument: str, inputs: list[dict[str, Any]]) -> list[str]:
+        """What would keep the result from being bit-identical to an uninterrupted run.
+
+        Raises:
+            RecipeError: the run was of another instrument or another scan.
+        """
+        hashes = [entry["sha256"] for entry in self.told["inputs"]]
+        if self.told["instrument"] != instrument or hashes != [e["sha256"] for e in inputs]:
+            raise RecipeError(
+                f"{self.folder} belongs to another scan or instrument; give that one, or remove "
+                "the folder and run without --resume"
+            )
+        now = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+        return [
+            f"resumed with {name} {value} after {self.told[name]}: the last bits may differ"
+            for name, value in now.items()
+            if self.told[name] != value
+        ]
+
+    def solution(self, solver: Solver, device: torch.device) -> Solution:
+        """The saved solution."""
+        state = load_state(self.folder / "state.safetensors", solver.state_type, device)
+        told = self.told
+        return Solution(
+            solver.estimate(state), state, told["status"], told["history"], told["seconds"]
+        )
+
+    def remove(self) -> None:
+        """Delete the folder, once the run is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Files: volumes, solver states, provenance, and outputs that are whole or not there."""

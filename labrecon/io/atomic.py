@@ -1,0 +1,106 @@
+"""Output folders that are whole or not there at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from labrecon.errors import OutputError
+
+__all__ = ["check_output", "is_labrecon_output", "new_folder", "write_text"]
+
+
+def is_labrecon_output(path: Path) -> bool:
+    """Whether a folder is an earlier output, told by its ``provenance.json``."""
+    try:
+        return "labrecon" in json.loads((path / "provenance.json").read_text())["versions"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def check_output(path: Path, *, force: bool = False) -> None:
+    """Raise `OutputError` unless ``path`` is free, or an earlier output and ``force`` is on."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if not force:
+        raise OutputError(
+            f"{path} exists; name another output, or use --force to replace an earlier output "
+            "of labrecon"
+        )
+    if not is_labrecon_output(path):
+        raise OutputError(
+            f"{path} exists and is no output of labrecon: it is left alone, --force or not"
+        )
+
+
+@contextmanager
+def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary sibling that becomes ``path`` when the block ends without an error.
+
+    If the block fails, the sibling is removed and ``path`` is as it was.
+
+    Raises:
+        OutputError: ``path`` is taken, or the disk is full, read-only, or refuses otherwise.
+    """
+    check_output(path, force=force)
+    token = secrets.token_hex(4)
+    partial = path.parent / f".{path.name}.{token}.part"
+    try:
+        # An operating-system error counts as one of writing: whoever computes inside the block
+        # turns those of reading into their own kind first.
+        try:
+            partial.mkdir(parents=True)
+            yield partial
+            _sync(partial)
+            _rename(partial, path, path.parent / f".{path.name}.{token}.old", force=force)
+        except OSError as error:
+            raise OutputError(_explain(path, error)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file."""
+    path.write_text(text, encoding="utf-8")
+
+
+def _rename(partial: Path, path: Path, old: Path, *, force: bool) -> None:
+    check_output(path, force=force)
+    if path.exists():
+        path.rename(old)
+        try:
+            partial.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        partial.rename(path)
+
+
+def _sync(folder: Path) -> None:
+    """Flush the files, so that a full disk or quota is met before the rename and not after."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _explain(path: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(_existing(path)).free / 2**30
+        return (
+            f"{path} can not be written: the disk is full ({free:.2f} GiB free); nothing partial "
+            "is left. Free some space or name an output on another disk"
+        )
+    return f"{path} can not be written: {error}; nothing partial is left"
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in path.absolute().parents if parent.exists())

@@ -1,0 +1,415 @@
+"""Operator: what an instrument does to an object, ``y = A(x)``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from labrecon.space import Space, SpaceError, inner, per_element, squared_norm
+
+if TYPE_CHECKING:
+    from labrecon.design import FeasibleSet
+
+__all__ = [
+    "LinearityError",
+    "Operator",
+    "Space",
+    "SpaceError",
+    "linear_function",
+]
+
+Map = Callable[[Tensor], Tensor]
+
+
+class LinearityError(TypeError):
+    """A linear operator was needed and a nonlinear one was given."""
+
+
+class _Linear(torch.autograd.Function):
+    """A linear map whose derivative is its own differentiable transpose."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, apply: Map, transpose: Map) -> Tensor:
+        ctx.maps = apply, transpose
+        return apply(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        apply, transpose = ctx.maps
+        return linear_function(gradients[0], transpose, apply), None, None
+
+
+def linear_function(x: Tensor, apply: Map, transpose: Map) -> Tensor:
+    """Apply a linear map that autograd can not see through, differentiable to any order.
+
+    ``apply`` and ``transpose`` (its conjugate transpose) may leave torch: a sparse matrix,
+    ASTRA, a NumPy function. Each is used as the derivative of the other.
+
+    Example:
+        >>> m = torch.tensor([[1., 2.], [0., 1.]])
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> y = linear_function(x, lambda v: m.detach() @ v, lambda v: m.detach().T @ v)
+        >>> torch.autograd.grad(y.sum(), x)[0]
+        tensor([1., 3.])
+    """
+    result: Tensor = _Linear.apply(x, apply, transpose)  # type: ignore[no-untyped-call]
+    return result
+
+
+class Operator(nn.Module):
+    """A map ``y = A(x)`` from ``domain`` to ``range``; `forward` is all that a lab must write.
+
+    Everything else has a default made from `forward` by automatic differentiation and may be
+    overridden where something faster is known: `adjoint`, `normal`, `solve`, `initial`, `norm`.
+    Operators compose: ``A @ B``, ``A + B``, ``2 * A``, ``A.H``, `stack`, `block`.
+
+    Attributes:
+        domain: space of ``x``.
+        range: space of ``y``.
+        linear: whether ``A`` is linear over the reals.
+        adjoint_mismatch: relative error of `adjoint` against the true transpose. 0.0 is exact;
+            solvers that need an exact adjoint refuse a larger one.
+
+    Example:
+        >>> class Blur(Operator):
+        ...     def __init__(self):
+        ...         super().__init__(Space((8,)), Space((7,)))
+        ...     def forward(self, x):
+        ...         return (x[..., 1:] + x[..., :-1]) / 2
+        >>> Blur().adjoint(torch.ones(7))
+        tensor([0.5000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 0.5000])
+    """
+
+    linear: bool = True
+    adjoint_mismatch: float = 0.0
+    _checked: ClassVar[tuple[str, ...]] = ("adjoint",)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give every override of `adjoint` the space check of the base class."""
+        super().__init_subclass__(**kwargs)
+        for name in cls._checked:
+            method = cls.__dict__.get(name)
+            if method is not None:
+                setattr(cls, name, _check_range(method))
+
+    def __init__(self, domain: Space, range: Space) -> None:
+        super().__init__()
+        self.domain = domain
+        self.range = range
+        self._designs: dict[str, FeasibleSet] = {}
+        self._nuisances: dict[str, FeasibleSet | None] = {}
+        self._norm: tuple[tuple[Any, ...], float] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name used in messages."""
+        return type(self).__name__
+
+    # -- application ---------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``A(x)``: ``(*batch, *domain.shape)`` to ``(*batch, *range.shape)``."""
+        raise TypeError(f"{self.name} does not define forward(x)")
+
+    def __call__(self, x: Tensor, **values: Tensor) -> Tensor:
+        """``A(x)`` with the spaces checked; ``values`` replace designs or nuisances (`at`)."""
+        if values:
+            return self.at(**values)(x)
+        self.domain.check(x, f"{self.name}: input")
+        y: Tensor = super().__call__(x)
+        self.range.check(y, f"{self.name}: output of forward")
+        return y
+
+    def pullback(self, x: Tensor) -> tuple[Tensor, Map]:
+        """``A(x)`` and the function ``v ↦ J(x)ᴴ v``; both differentiable if gradients are on."""
+        if self.linear:
+            return self(x), self.adjoint
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():
+            point = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+            y = self(point)
+        if not y.requires_grad:
+            raise LinearityError(
+                f"{self.name}: the output of forward carries no gradient; it was detached, or "
+                "computed outside torch. Write forward in torch or wrap it (labrecon.bridge)"
+            )
+
+        def pull(v: Tensor) -> Tensor:
+            (g,) = torch.autograd.grad(
+                y, point, v, create_graph=differentiable, retain_graph=True
+            )
+            return g
+
+        return (y if differentiable else y.detach()), pull
+
+    def vjp(self, x: Tensor, v: Tensor) -> Tensor:
+        """``J(x)ᴴ v``, the Jacobian's conjugate transpose applied to ``v``."""
+        return self.pullback(x)[1](v)
+
+    def jvp(self, x: Tensor, u: Tensor) -> Tensor:
+        """``J(x) u``, the Jacobian applied to ``u``."""
+        if self.linear:
+            return self(u)
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():
+            y, pull = self.pullback(x)
+            v = torch.zeros_like(y).requires_grad_()
+            # J is the transpose of v ↦ Jᴴ v: reverse mode twice needs no forward-mode rules.
+            (g,) = torch.autograd.grad(pull(v), v, u, create_graph=differentiable)
+        return g
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``Aᴴ y``; by default the transpose of `forward` by automatic differentiation.
+
+        Raises:
+            LinearityError: the operator is nonlinear (use `vjp` or `linearize`).
+        """
+        if not self.linear:
+            raise LinearityError(
+                f"{self.name} is nonlinear and has no adjoint; use vjp(x, v) or linearize(x)"
+            )
+        self.range.check(y, f"{self.name}: input of adjoint")
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():
+            x = self.domain.zeros(*self.range.batch(y), device=y.device).requires_grad_()
+            z = self(x)
+            if not z.requires_grad:
+                raise LinearityError(
+                    f"{self.name}: the output of forward carries no gradient, so the adjoint "
+                    "can not be derived; write adjoint(y), or forward in torch"
+                )
+            (g,) = torch.autograd.grad(z, x, y, create_graph=differentiable)
+        return g
+
+    def normal(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """``Aᴴ W A x``; override where it is cheaper than the two halves (Toeplitz)."""
+        y = self(x)
+        return self.adjoint(y if weights is None else weights * y)
+
+    def linearize(self, x: Tensor) -> Operator:
+        """The Jacobian at ``x`` as a linear operator."""
+        from labrecon.algebra import Linearized
+
+        return Linearized(self, x)
+
+    # -- what solvers ask for ------------------------------------------------------------------
+
+    def initial(self, y: Tensor) -> Tensor:
+        """A first estimate of ``x``: ``α Aᴴ y`` with the ``α`` that fits ``y`` best."""
+        if not self.linear:
+            return self.domain.zeros(*self.range.batch(y), device=y.device)
+        x = self.adjoint(y)
+        z = self(x)
+        power = squared_norm(z, self.range.ndim)
+        scale = inner(z, y, self.range.ndim).real / torch.where(power > 0, power, 1.0)
+        return per_element(scale, self.domain.ndim).to(x.dtype) * x
+
+    def norm(self, iterations: int = 60, tolerance: float = 1e-4) -> float:
+        """``‖A‖₂`` by power iteration on ``AᴴA``, cached until a parameter changes."""
+        if not self.linear:
+            raise LinearityError(f"{self.name} is nonlinear: take linearize(x).norm()")
+        tensors = [*self.parameters(), *self.buffers()]
+        key = tuple((t.data_ptr(), t._version) for t in tensors)
+        if self._norm is not None and self._norm[0] == key:
+            return self._norm[1]
+        device = tensors[0].device if tensors else None
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            x = self.domain.random(generator=generator, device=device)
+            x /= torch.linalg.vector_norm(x)
+            value = previous = 0.0
+            for _ in range(iterations):
+                x = self.normal(x)
+                value = float(torch.linalg.vector_norm(x))
+                if value == 0.0 or abs(value - previous) <= tolerance * value:
+                    break
+                x, previous = x / value, value
+        self._norm = key, value**0.5
+        return value**0.5
+
+    def solve(
+        self,
+        rhs: Tensor,
+        rho: Tensor | float,
+        *,
+        weights: Tensor | None = None,
+        x0: Tensor | None = None,
+        iterations: int = 30,
+        tolerance: float = 1e-6,
+    ) -> Tensor:
+        """``(Aᴴ W A + ρ I)⁻¹ rhs`` by conjugate gradients; override where it is diagonal."""
+
+        def apply(v: Tensor) -> Tensor:
+            return self.normal(v, weights) + rho * v
+
+        state = cg_start(apply, rhs, x0, self.domain.ndim)
+        enough = tolerance**2 * squared_norm(rhs.detach(), self.domain.ndim)
+        for _ in range(iterations):
+            if bool((state.rr.detach() <= enough).all()):
+                break
+            state = cg_step(apply, state, self.domain.ndim)
+        return state.x
+
+    # -- designs and nuisances -----------------------------------------------------------------
+
+    def design(self, name: str, value: Tensor, feasible: FeasibleSet) -> nn.Parameter:
+        """Register a learnable acquisition parameter and what the hardware can do with it."""
+        parameter = self._register(name, value)
+        self._designs[name] = feasible
+        return parameter
+
+    def nuisance(
+        self, name: str, value: Tensor, feasible: FeasibleSet | None = None
+    ) -> nn.Parameter:
+        """Register a calibration unknown: a rotation centre, an LED shift, a delay."""
+        parameter = self._register(name, value)
+        self._nuisances[name] = feasible
+        return parameter
+
+    def _register(self, name: str, value: Tensor) -> nn.Parameter:
+        if hasattr(self, name):
+            raise ValueError(f"{self.name} already has an attribute {name!r}")
+        # Gradients are off until `learn` asks for them, so that a plain solve builds no graph.
+        parameter = nn.Parameter(value.detach().clone(), requires_grad=False)
+        self.register_parameter(name, parameter)
+        return parameter
+
+    @property
+    def designs(self) -> Mapping[str, FeasibleSet]:
+        """Learnable acquisition parameters of this operator and its parts, by dotted name."""
+        return {
+            f"{prefix}.{name}".lstrip("."): feasible
+            for prefix, part in self.named_modules()
+            if isinstance(part, Operator)
+            for name, feasible in part._designs.items()
+        }
+
+    @property
+    def nuisances(self) -> Mapping[str, FeasibleSet | None]:
+        """Calibration unknowns of this operator and its parts, by dotted name."""
+        return {
+            f"{prefix}.{name}".lstrip("."): feasible
+            for prefix, part in self.named_modules()
+            if isinstance(part, Operator)
+            for name, feasible in part._nuisances.items()
+        }
+
+    def learn(self, *names: str) -> list[nn.Parameter]:
+        """Turn gradients on for the named designs or nuisances and return their tensors."""
+        known = {**self.designs, **self.nuisances}
+        self._require_known(names, known)
+        parameters = [self.get_parameter(name) for name in names]
+        for parameter in parameters:
+            parameter.requires_grad_()
+        return parameters
+
+    def at(self, **values: Tensor) -> Operator:
+        """The same operator with other values of its designs or nuisances, differentiable."""
+        from labrecon.algebra import At
+
+        self._require_known(values, {**self.designs, **self.nuisances})
+        return At(self, values)
+
+    def _require_known(self, names: Any, known: Mapping[str, Any]) -> None:
+        for name in names:
+            if name not in known:
+                raise KeyError(
+                    f"{self.name} has no design or nuisance {name!r}; it has {sorted(known)}"
+                )
+
+    # -- algebra -------------------------------------------------------------------------------
+
+    @property
+    def H(self) -> Operator:
+        """The adjoint as an operator."""
+        from labrecon.algebra import Adjoint
+
+        return Adjoint(self)
+
+    def __matmul__(self, other: Operator) -> Operator:
+        """``A @ B``: first ``B``, then ``A``."""
+        from labrecon.algebra import Composition
+
+        return Composition(self, other)
+
+    def __add__(self, other: Operator) -> Operator:
+        """``A + B``."""
+        from labrecon.algebra import Sum
+
+        return Sum(self, other)
+
+    def __sub__(self, other: Operator) -> Operator:
+        """``A - B``."""
+        return self + (-1.0) * other
+
+    def __neg__(self) -> Operator:
+        """``-A``."""
+        return (-1.0) * self
+
+    def __rmul__(self, factor: complex | Tensor) -> Operator:
+        """``c * A`` for a scalar ``c``."""
+        from labrecon.algebra import Scaled
+
+        return Scaled(factor, self)
+
+
+def _check_range(adjoint: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(adjoint)
+    def checked(self: Operator, y: Tensor) -> Tensor:
+        self.range.check(y, f"{self.name}: input of adjoint")
+        x = adjoint(self, y)
+        self.domain.check(x, f"{self.name}: output of adjoint")
+        return x
+
+    return checked
+
+
+def call_with(operator: Operator, method: str, values: Mapping[str, Tensor], *args: Any) -> Any:
+    """Call ``operator.method(*args)`` with some of its parameters replaced by ``values``."""
+    replaced = {f"operator.{name}": value for name, value in values.items()}
+    return functional_call(_Method(operator, method), replaced, args)
+
+
+class _Method(nn.Module):
+    def __init__(self, operator: Operator, method: str) -> None:
+        super().__init__()
+        self.operator = operator
+        self.method = method
+
+    def forward(self, *args: Any) -> Any:
+        return getattr(self.operator, self.method)(*args)
+
+
+class CGState(NamedTuple):
+    """Conjugate gradients: iterate, residual, search direction and ``‖r‖²`` per element."""
+
+    x: Tensor
+    r: Tensor
+    p: Tensor
+    rr: Tensor
+
+
+def cg_start(apply: Map, rhs: Tensor, x0: Tensor | None, ndim: int) -> CGState:
+    """Start conjugate gradients for ``apply(x) = rhs`` from ``x0`` (default zero)."""
+    x = torch.zeros_like(rhs) if x0 is None else x0
+    r = rhs if x0 is None else rhs - apply(x0)
+    return CGState(x, r, r, squared_norm(r, ndim))
+
+
+def cg_step(apply: Map, state: CGState, ndim: int) -> CGState:
+    """One conjugate-gradient iteration; a batch element that has converged stays as it is."""
+    x, r, p, rr = state
+    q = apply(p)
+    curvature = inner(p, q, ndim).real
+    moving = (curvature > 0) & (rr > 0)
+    alpha = per_element(torch.where(moving, rr, 0.0) / torch.where(moving, curvature, 1.0), ndim)
+    x = x + alpha * p
+    r = r - alpha * q
+    rr_next = squared_norm(r, ndim)
+    beta = per_element(torch.where(moving, rr_next, 0.0) / torch.where(moving, rr, 1.0), ndim)
+    return CGState(x, r, r + beta * p, rr_next)

@@ -1,0 +1,20 @@
+"""Generic operators, each with an exact adjoint and derivatives of any order."""
+
+from labrecon.operators.convolution import Convolution
+from labrecon.operators.difference import FiniteDifference
+from labrecon.operators.fourier import Fourier, MaskedFourier
+from labrecon.operators.matrix import Matrix
+from labrecon.operators.pointwise import Diagonal, Identity, Mask
+from labrecon.operators.wavelet import Wavelet
+
+__all__ = [
+    "Convolution",
+    "Diagonal",
+    "FiniteDifference",
+    "Fourier",
+    "Identity",
+    "Mask",
+    "MaskedFourier",
+    "Matrix",
+    "Wavelet",
+]

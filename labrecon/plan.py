@@ -1,0 +1,224 @@
+"""A recipe's names turned into things, all of them checked before any long work."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from labrecon.errors import RecipeError
+from labrecon.instrument import Instrument, Scan
+from labrecon.plugins import ConflictError, Host, UnknownNameError, resolve
+from labrecon.prior import Prior
+from labrecon.recipe import Compare, OpenTable, PriorTable, Recipe, SolverTable, nearest
+from labrecon.solver import Solver
+from labrecon.tomlfile import Key
+
+__all__ = ["Plan", "Writer", "find_instrument", "get", "make_plans", "make_writer", "option_names"]
+
+Writer = Callable[[Path, Tensor, Mapping[str, Any]], Path]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One reconstruction, ready to run on a scan.
+
+    Attributes:
+        title: what the report calls it.
+        steps: name, function and options of each preparation step.
+        operator: options of `Instrument.operator`.
+        solver: limits of the solve.
+        prior: weight of the prior.
+        build: makes the solver, given the prior's weight.
+    """
+
+    title: str
+    steps: tuple[tuple[str, Callable[..., Scan], dict[str, Any]], ...]
+    operator: dict[str, Any]
+    solver: SolverTable
+    prior: PriorTable
+    build: Callable[[float | None], Solver]
+
+
+def find_instrument(name: str, host: Host) -> Instrument:
+    """The instrument registered under a name.
+
+    Raises:
+        RecipeError: no plugin has it, or the package it needs is not installed.
+    """
+    kind = get(host, "instruments", name, "the command line")
+    instrument: Instrument = kind() if isinstance(kind, type) else kind
+    return instrument
+
+
+def make_plans(recipe: Recipe, instrument: Instrument, host: Host) -> list[Plan]:
+    """The main reconstruction and those to compare with it.
+
+    Raises:
+        RecipeError: a step, solver or prior that nobody offers, an option that it does not take,
+            or a value that it refuses.
+    """
+    main = _plan(recipe, None, 0, instrument, host)
+    return [
+        main,
+        *(_plan(recipe, other, i, instrument, host) for i, other in enumerate(recipe.compare)),
+    ]
+
+
+def make_writer(recipe: Recipe, host: Host) -> Writer:
+    """The volume writer with its options."""
+    table = recipe.output
+    where = recipe.where("output", "format")
+    write = get(host, "writers", table.format, where)
+    _check_options(write, table.options, ("path", "volume", "info"), recipe, ("output",))
+
+    def writer(path: Path, volume: Tensor, info: Mapping[str, Any]) -> Path:
+        written: Path = write(path, volume, info, **table.options)
+        return written
+
+    return writer
+
+
+def option_names(factory: Callable[..., Any], given: tuple[str, ...] = ()) -> list[str] | None:
+    """Parameters that a recipe may set; None where the factory takes any keyword.
+
+    Args:
+        factory: a class or function.
+        given: parameters that labrecon fills in itself.
+    """
+    parameters = inspect.signature(factory).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+    return [p.name for p in parameters if p.kind not in positional and p.name not in given]
+
+
+def _plan(
+    recipe: Recipe, other: Compare | None, index: int, instrument: Instrument, host: Host
+) -> Plan:
+    at: Key = () if other is None else ("compare", index)
+    steps = [
+        _step(recipe, (*at, "prepare", i), table, instrument)
+        for i, table in enumerate(recipe.prepare if other is None else other.prepare)
+    ]
+    options = recipe.operator
+    solver, prior = recipe.solver, recipe.prior
+    solver_at: Key = ("solver",)
+    prior_at: Key = ("prior",)
+    inherited = False
+    if other is not None:
+        options = recipe.operator if other.operator is None else other.operator
+        if other.solver is not None:
+            solver, solver_at = other.solver, (*at, "solver")
+        if other.prior is not None:
+            prior, prior_at = other.prior, (*at, "prior")
+        else:
+            inherited = True
+    _check_options(instrument.operator, options, ("geometry",), recipe, (*at, "operator"))
+    make = get(host, "solvers", solver.name, recipe.where(*solver_at, "name"))
+    takes_prior = "prior" in inspect.signature(make).parameters
+    if not takes_prior and prior.name != "zero":
+        if not inherited:
+            raise RecipeError(
+                f"{recipe.where(*prior_at)}: the solver {solver.name!r} uses no prior; take "
+                f"another solver, or prior.name = 'zero' instead of {prior.name!r}"
+            )
+        prior = PriorTable()
+    _check_options(make, solver.options, ("prior",), recipe, solver_at)
+    make_prior = get(host, "priors", prior.name, recipe.where(*prior_at, "name"))
+    _check_prior(make_prior, prior, recipe, prior_at)
+
+    solver_options = _seeded(make, solver.options, recipe)
+    prior_options = _seeded(make_prior, prior.options, recipe)
+
+    def build(weight: float | None) -> Solver:
+        given = {} if weight is None else {"weight": weight}
+        known: Prior = make_prior(**prior_options, **given)
+        built: Solver = make(**solver_options, **({"prior": known} if takes_prior else {}))
+        return built
+
+    # A value that a constructor refuses should be told now, not after the data are prepared.
+    where = f"{recipe.where(*solver_at)} or {recipe.where(*prior_at)}"
+    try:
+        build(1.0 if prior.relative_weight is not None else prior.weight)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{where}: {solver.name} with {prior.name}: {error}") from error
+    title = other.title if other else _title(solver, prior)
+    return Plan(title, tuple(steps), dict(options), solver, prior, build)
+
+
+def _title(solver: SolverTable, prior: PriorTable) -> str:
+    known = "" if prior.name == "zero" else f" with {prior.name.upper()}"
+    return f"{solver.name.upper() if len(solver.name) < 6 else solver.name}{known}"
+
+
+def _step(
+    recipe: Recipe, at: Key, table: Any, instrument: Instrument
+) -> tuple[str, Callable[..., Scan], dict[str, Any]]:
+    if table.step not in instrument.steps:
+        raise RecipeError(
+            f"{recipe.where(*at, 'step')}: {instrument.name} has no step {table.step!r}"
+            f"{nearest(table.step, instrument.steps)}; it has "
+            f"{', '.join(instrument.steps) or 'none'}"
+        )
+    function: Callable[..., Scan] = resolve(instrument.steps[table.step])
+    _check_options(function, table.options, ("scan",), recipe, at)
+    return table.step, function, _seeded(function, table.options, recipe)
+
+
+def _seeded(
+    factory: Callable[..., Any], options: Mapping[str, Any], recipe: Recipe
+) -> dict[str, Any]:
+    """The options, with the recipe's seed where something random asks for one."""
+    asks = "seed" in (option_names(factory) or ())
+    return {"seed": recipe.seed, **options} if asks else dict(options)
+
+
+def _check_prior(make: Callable[..., Any], table: PriorTable, recipe: Recipe, at: Key) -> None:
+    names = option_names(make)
+    weighted = table.weight is not None or table.relative_weight is not None
+    if weighted and names is not None and "weight" not in names:
+        key = "weight" if table.weight is not None else "relative_weight"
+        raise RecipeError(f"{recipe.where(*at, key)}: the prior {table.name!r} has no weight")
+    given = ("weight",) if weighted else ()
+    _check_options(make, table.options, given, recipe, at)
+
+
+def _check_options(
+    factory: Callable[..., Any],
+    options: Mapping[str, Any],
+    given: tuple[str, ...],
+    recipe: Recipe,
+    at: Key,
+) -> None:
+    names = option_names(factory, given)
+    if names is None:
+        return
+    # The keys that labrecon reads itself are as likely to have been meant.
+    tables: dict[str | int, type[OpenTable]] = {"solver": SolverTable, "prior": PriorTable}
+    own = tables[at[-1]].model_fields if at[-1] in tables else ()
+    keys = [*own, *names]
+    for name in options:
+        if name not in names:
+            table = ".".join(part for part in at if isinstance(part, str))
+            raise RecipeError(
+                f"{recipe.where(*at, name)}: [{table}] has no option {name!r}"
+                f"{nearest(name, keys)}; its keys are {', '.join(dict.fromkeys(keys)) or 'none'}"
+            )
+
+
+def get(host: Host, kind: str, name: str, where: str) -> Any:
+    """What is registered under a name, or a `RecipeError` that says ``where`` it was asked for."""
+    try:
+        return host.get(kind, name)
+    except (UnknownNameError, ConflictError) as error:
+        raise RecipeError(f"{where}: {error}") from error
+    except ImportError as error:
+        raise RecipeError(
+            f"{where}: the {kind[:-1]} {name!r} needs a package that is not installed or does "
+            f"not load ({error}); `labrecon plugins` shows which plugin it comes from"
+        ) from error

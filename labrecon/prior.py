@@ -1,0 +1,87 @@
+"""Prior: what is known about the object before it is measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from labrecon.operator import Operator
+    from labrecon.space import Space
+
+    Term = tuple[Operator | None, "Prior"]
+
+__all__ = ["ImplicitPriorError", "Prior", "PriorError", "Zero", "moreau", "soft_threshold"]
+
+
+class PriorError(ValueError):
+    """A prior was given numbers that make no sense, or an object it can not treat."""
+
+
+class ImplicitPriorError(TypeError):
+    """The prior is known only through its prox (a denoiser): it has no penalty."""
+
+
+class Prior(nn.Module):
+    """A penalty ``g(x)`` and its proximal map.
+
+    Subclasses keep no state between calls: everything that changes is a parameter or an argument.
+
+    Attributes:
+        separable: the prox treats each sample alone, so that ``step`` may differ between samples.
+    """
+
+    separable: bool = False
+
+    def penalty(self, x: Tensor, ndim: int | None = None) -> Tensor:
+        """``g(x)`` over the last ``ndim`` axes (default all): one number per batch element.
+
+        Raises:
+            ImplicitPriorError: the prior has no penalty.
+        """
+        raise ImplicitPriorError(f"{type(self).__name__} is known only through its prox")
+
+    def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
+        """``argmin_u step · g(u) + ½‖u − x‖²``."""
+        raise TypeError(f"{type(self).__name__} does not define prox")
+
+    def split(self, domain: Space) -> list[Term]:
+        """Terms ``(K, h)`` with ``g(x) = Σ h(K x)`` and a cheap prox of each ``h``.
+
+        ``K = None`` is the identity. ADMM and PDHG use the terms to avoid an inner iteration
+        (TV with non-negativity: ``(∇, ‖·‖₂,₁)`` and ``(None, x ≥ 0)``).
+        """
+        return [(None, self)]
+
+    def auxiliary_loss(self) -> Tensor:
+        """A term for training, such as ISTA-Net's invertibility; 0 unless overridden."""
+        return torch.zeros(())
+
+
+class Zero(Prior):
+    """No prior: ``g(x) = 0``."""
+
+    separable = True
+
+    def penalty(self, x: Tensor, ndim: int | None = None) -> Tensor:
+        """0 for each batch element."""
+        batch = x.shape[: x.ndim - (x.ndim if ndim is None else ndim)]
+        return torch.zeros(batch, dtype=x.real.dtype, device=x.device)
+
+    def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
+        """``x``."""
+        return x
+
+
+def moreau(prior: Prior, u: Tensor, step: Tensor | float) -> Tensor:
+    """Prox of the convex conjugate, ``prox_{σ g*}(u) = u − σ prox_{g/σ}(u / σ)``."""
+    return u - step * prior.prox(u / step, 1 / step)
+
+
+def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
+    """``x max(1 − t/|x|, 0)``: shrinks the modulus by ``t``, keeps sign or phase."""
+    modulus = x.abs()
+    shrunk = (modulus - threshold).clamp_min(0)
+    return x * (shrunk / torch.where(modulus > 0, modulus, 1.0))

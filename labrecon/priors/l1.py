@@ -1,0 +1,92 @@
+"""Sparsity: the ℓ₁ norm, of samples or of groups."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from labrecon.options import flag
+from labrecon.prior import PriorError, soft_threshold
+from labrecon.priors.weighted import Weighted, grouped
+
+__all__ = ["L1", "GroupL1"]
+
+
+class L1(Weighted):
+    """``g(x) = Σ weight · |x|``, real or complex: few samples differ from 0.
+
+    For objects that are sparse themselves (stars, spikes, codes). It lowers the samples it keeps
+    by the weight: not for quantitative values without a refit, nor for objects that are sparse
+    only after a transform (`WaveletL1`, `TV`).
+
+    Args:
+        weight: a number, or a tensor that broadcasts to ``x`` for a weight per coefficient.
+        nonneg: also ask for ``x ≥ 0`` (real objects).
+    """
+
+    separable = True
+
+    def __init__(self, weight: Tensor | float = 1.0, *, nonneg: bool = False) -> None:
+        super().__init__(weight)
+        self.nonneg = flag("L1: nonneg", nonneg, error=PriorError)
+
+    def penalty(self, x: Tensor, ndim: int | None = None) -> Tensor:
+        """``Σ weight · |x|``; infinite where ``nonneg`` is broken."""
+        start = x.ndim - (x.ndim if ndim is None else ndim)
+        value = (self.weight * x.abs()).flatten(start).sum(-1)
+        return below_zero(x, value, start) if self.nonneg else value
+
+    def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
+        """Soft thresholding by ``step · weight``."""
+        if self.nonneg:
+            return nonnegative(x - step * self.weight, "L1")
+        return soft_threshold(x, step * self.weight)
+
+
+class GroupL1(Weighted):
+    """``g(x) = Σ weight · ‖x‖₂`` with the 2-norm taken along ``axis``.
+
+    Isotropic TV is this penalty of ``∇x`` with the direction axis as the group.
+
+    Args:
+        weight: a number, or a tensor that broadcasts to ``x`` without the group axis.
+        axis: the axis within which samples are one group, counted from the end (negative).
+    """
+
+    def __init__(self, weight: Tensor | float = 1.0, *, axis: int = -1) -> None:
+        super().__init__(weight)
+        if isinstance(axis, bool) or not isinstance(axis, int) or axis >= 0:
+            raise PriorError(f"GroupL1: axis is counted from the end (-1, -2, …), got {axis!r}")
+        self.axis = axis
+
+    def penalty(self, x: Tensor, ndim: int | None = None) -> Tensor:
+        """``Σ weight · ‖x‖₂``."""
+        lengths = torch.linalg.vector_norm(x, dim=self.axis, keepdim=True)
+        start = x.ndim - (x.ndim if ndim is None else ndim)
+        return (grouped(self.weight, self.axis) * lengths).flatten(start).sum(-1)
+
+    def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
+        """Each group shrunk in length by ``step · weight``."""
+        square = squared_length(x, self.axis)
+        # The root is taken of a positive number only: its derivative at 0 is infinite.
+        length = torch.where(square > 0, square, 1.0).sqrt()
+        kept = (1 - grouped(step * self.weight, self.axis) / length).clamp_min(0)
+        return x * torch.where(square > 0, kept, 0.0)
+
+
+def squared_length(x: Tensor, axis: int) -> Tensor:
+    """``Σ |x|²`` along ``axis``, which is kept."""
+    square = x.real.square() + x.imag.square() if x.is_complex() else x.square()
+    return square.sum(axis, keepdim=True)
+
+
+def nonnegative(x: Tensor, prior: str) -> Tensor:
+    """``max(x, 0)``, for real ``x``."""
+    if x.is_complex():
+        raise PriorError(f"{prior}: non-negativity has no meaning for complex objects")
+    return x.clamp_min(0)
+
+
+def below_zero(x: Tensor, value: Tensor, start: int) -> Tensor:
+    """``value`` of each batch element, infinite where ``x`` has a negative sample."""
+    return torch.where((x < 0).flatten(start).any(-1), torch.inf, value)

@@ -1,0 +1,152 @@
+"""Problem: everything a reconstruction is given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from labrecon.noise import Gaussian, Noise
+from labrecon.operator import LinearityError, Operator
+
+__all__ = ["Problem", "SolverError"]
+
+
+class SolverError(ValueError):
+    """The solver can not treat this problem, or was given numbers that make no sense."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Everything that is given: operator, measured data, noise and optional weights.
+
+    The data term is ``D(x) = Σ w · density(A(x), y)``; with the default `Gaussian` of unit
+    standard deviation it is ``½ ‖A x − y‖²_W``.
+
+    Args:
+        operator: the instrument.
+        data: measured data ``(*batch, *operator.range.shape)``.
+        noise: how the data scatter.
+        weights: non-negative, broadcast to ``data``; 0 marks a bad sample.
+        back: replaces ``Aᴴ`` in the data gradient (learned or analytic weights).
+        backprojection: ``Aᴴ W y``, where `prepare` has computed it.
+    """
+
+    operator: Operator
+    data: Tensor
+    noise: Noise = field(default_factory=Gaussian)
+    weights: Tensor | None = None
+    back: Callable[[Tensor], Tensor] | None = None
+    backprojection: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        space = self.operator.range
+        space.check(self.data, f"{self.operator.name}: measured data")
+        if self.weights is not None:
+            try:
+                torch.broadcast_to(self.weights, self.data.shape)
+            except RuntimeError as error:
+                raise SolverError(
+                    f"weights {tuple(self.weights.shape)} do not fit data "
+                    f"{tuple(self.data.shape)}"
+                ) from error
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """Leading batch dimensions of the data."""
+        return self.operator.range.batch(self.data)
+
+    def validate(self) -> None:
+        """Raise on NaN or infinite data, on impossible counts and on negative weights."""
+        bad = ~torch.isfinite(self.data)
+        if bool(bad.any()):
+            raise SolverError(
+                f"{int(bad.sum())} of {bad.numel()} measured samples are NaN or infinite; give "
+                "them a finite value and weight 0 (a bad-pixel mask)"
+            )
+        self.noise.check(self.data)
+        if self.weights is not None and not bool(
+            (torch.isfinite(self.weights) & (self.weights >= 0)).all()
+        ):
+            raise SolverError("weights must be finite and not negative")
+
+    def weighted(self, samples: Tensor) -> Tensor:
+        """``w · samples``."""
+        return samples if self.weights is None else self.weights * samples
+
+    def loss(self, x: Tensor) -> Tensor:
+        """``D(x)``: one number per batch element."""
+        return self.noise.nll(
+            self.operator(x), self.data, self.weights, self.operator.range.ndim
+        )
+
+    @cached_property
+    def _closed_form(self) -> bool:
+        cheap_normal = type(self.operator).normal is not Operator.normal
+        return (
+            cheap_normal
+            and self.operator.linear
+            and self.back is None
+            and isinstance(self.noise, Gaussian)
+            and self.noise.sigma.ndim == 0
+        )
+
+    def prepare(self) -> Problem:
+        """The same problem with ``Aᴴ W y`` at hand, where the gradient can use it.
+
+        It is computed here, for one solve, rather than cached: a cached one would go stale when
+        the operator's parameters, or whether they need gradients, change.
+        """
+        if not self._closed_form or self.backprojection is not None:
+            return self
+        return replace(self, backprojection=self._backproject())
+
+    def _backproject(self) -> Tensor:
+        return self.operator.adjoint(self.weighted(self.data))
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """``∇D(x)``, differentiable as often as the operator is.
+
+        Linear operator and Gaussian noise with a cheap ``AᴴWA`` use that; everything else is
+        ``J(x)ᴴ (w · score)``, or ``back`` in place of ``Jᴴ``.
+        """
+        if self._closed_form:
+            b = self._backproject() if self.backprojection is None else self.backprojection
+            g = self.operator.normal(x, self.weights) - b
+            return g * self.noise.curvature(self.data)
+        predicted, pull = self.operator.pullback(x)
+        score = self.weighted(self.noise.score(predicted, self.data))
+        return pull(score) if self.back is None else self.back(score)
+
+    def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``D(x)`` and ``∇D(x)`` from one application of the operator."""
+        predicted, pull = self.operator.pullback(x)
+        loss = self.noise.nll(predicted, self.data, self.weights, self.operator.range.ndim)
+        score = self.weighted(self.noise.score(predicted, self.data))
+        return loss, pull(score) if self.back is None else self.back(score)
+
+    def lipschitz(self) -> float:
+        """A bound on ``‖∇²D‖`` for a linear operator: ``‖A‖² max(w · curvature)``, plus 1 %.
+
+        Raises:
+            LinearityError: the operator is nonlinear.
+            NoiseError: the curvature of the noise is unbounded.
+        """
+        if not self.operator.linear:
+            raise LinearityError(
+                f"{self.operator.name} is nonlinear: give the solver a step_size or backtracking"
+            )
+        curvature = self.weighted(
+            torch.as_tensor(self.noise.curvature(self.data), dtype=self.data.real.dtype)
+        )
+        # Power iteration approaches the norm from below.
+        bound = 1.01 * self.operator.norm() ** 2 * float(curvature.max())
+        if not 0 < bound < math.inf:
+            raise SolverError(
+                f"the data term has curvature {bound}: the operator, or every weight, is zero"
+            )
+        return bound

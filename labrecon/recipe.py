@@ -1,0 +1,204 @@
+"""Recipes: what the command line reads, checked so that an error names the line to mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from labrecon import tomlfile
+from labrecon.errors import RecipeError
+from labrecon.tomlfile import Document, Key
+
+if TYPE_CHECKING:
+    from labrecon.instrument import Instrument
+
+__all__ = [
+    "Compare",
+    "OutputTable",
+    "Prepare",
+    "PriorTable",
+    "Recipe",
+    "SolverTable",
+    "load_recipe",
+    "nearest",
+]
+
+
+class Table(BaseModel):
+    """A table with fixed keys."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class OpenTable(Table):
+    """A table whose other keys are options of the thing it names."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys that labrecon does not use itself."""
+        return dict(self.model_extra or {})
+
+
+class Prepare(OpenTable):
+    """``[[prepare]]``: a preparation step of the instrument and its options."""
+
+    step: str
+
+
+class SolverTable(OpenTable):
+    """``[solver]``: the algorithm, its limits, and options of its constructor."""
+
+    name: str = "fista"
+    start: Literal["zero", "initial"] = Field(
+        default="zero", description="first estimate: zeros, or the operator's own (FBP, adjoint)"
+    )
+    iterations: int = Field(default=100, ge=1)
+    tolerance: float | None = Field(default=None, gt=0)
+    seconds: float | None = Field(default=None, gt=0)
+    check_every: int = Field(default=10, ge=1)
+    objective: bool = Field(default=True, description="record the objective at each check")
+
+
+class PriorTable(OpenTable):
+    """``[prior]``: what is known about the object."""
+
+    name: str = "zero"
+    weight: float | None = Field(default=None, ge=0)
+    relative_weight: float | None = Field(
+        default=None,
+        ge=0,
+        description="weight as a fraction of max|gradient of the data term at zero|",
+    )
+
+    @model_validator(mode="after")
+    def _one_weight(self) -> Self:
+        if self.weight is not None and self.relative_weight is not None:
+            raise ValueError("give weight or relative_weight, not both")
+        return self
+
+
+class OutputTable(OpenTable):
+    """``[output]``: the volume's format and the options of its writer."""
+
+    format: str = "hdf5"
+
+
+class Compare(Table):
+    """``[[compare]]``: a further reconstruction, shown beside the main one in the report.
+
+    Its steps follow the main ones; a table that is absent is taken from the main recipe.
+    """
+
+    title: str
+    prepare: list[Prepare] = []
+    operator: dict[str, Any] | None = None
+    solver: SolverTable | None = None
+    prior: PriorTable | None = None
+
+
+class Recipe(Table):
+    """Everything that decides how a scan is reconstructed."""
+
+    seed: int = 0
+    prepare: list[Prepare] = []
+    operator: dict[str, Any] = {}
+    solver: SolverTable = SolverTable()
+    prior: PriorTable = PriorTable()
+    output: OutputTable = OutputTable()
+    compare: list[Compare] = []
+    _document: Document = PrivateAttr(default_factory=lambda: Document("the recipe", {}))
+
+    def where(self, *key: str | int) -> str:
+        """Where a key was written, for messages."""
+        return self._document.where(key)
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as plain values, without what was left at its default of nothing."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def load_recipe(
+    source: str | Path | Mapping[str, Any],
+    instrument: Instrument,
+    overrides: Iterable[str] = (),
+) -> Recipe:
+    """The recipe in a TOML file, of an instrument by name, or given as a mapping.
+
+    Args:
+        source: path of a ``.toml`` file, a name from ``instrument.recipes()``, or values.
+        instrument: whose named recipes are looked up.
+        overrides: dotted assignments such as ``solver.iterations=50``.
+
+    Raises:
+        RecipeError: unknown recipe, invalid TOML, unknown key or impossible value; the message
+            names the file, the line, the key and the nearest valid key.
+    """
+    document = tomlfile.override(_document(source, instrument), overrides)
+    try:
+        recipe = Recipe.model_validate(document.values)
+    except ValidationError as error:
+        told = [_explain(document, item) for item in error.errors()]
+        raise RecipeError("\n".join(told)) from None
+    recipe._document = document
+    return recipe
+
+
+def _document(source: str | Path | Mapping[str, Any], instrument: Instrument) -> Document:
+    if isinstance(source, Mapping):
+        return Document("the recipe", dict(source))
+    known = instrument.recipes()
+    if str(source) in known:
+        name = f"recipe {str(source)!r} of {instrument.name!r}"
+        return Document(name, dict(known[str(source)]))
+    path = Path(source)
+    if path.suffix == ".toml" or path.is_file():
+        return tomlfile.read(path)
+    if source == "recon":
+        return Document("the default recipe", {})
+    raise RecipeError(
+        f"there is no recipe {str(source)!r}: it is neither a file nor a recipe of "
+        f"{instrument.name!r}{nearest(str(source), known)}; it has "
+        f"{', '.join(sorted(known)) or 'none'}"
+    )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest known word, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _explain(document: Document, item: Any) -> str:
+    key: Key = tuple(item["loc"])
+    table = ".".join(map(str, key[:-1]))
+    name = str(key[-1]) if key else ""
+    at = f"[{table}]" if table else "the recipe"
+    if item["type"] == "extra_forbidden":
+        keys = list(_model_at(key[:-1]).model_fields)
+        return (
+            f"{document.where(key)}: {at} has no key {name!r}{nearest(name, keys)}; "
+            f"its keys are {', '.join(keys)}"
+        )
+    if item["type"] == "missing":
+        return f"{document.where(key[:-1])}: {at} needs a {name!r}"
+    message = item["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(item["input"], dict | BaseModel) else f", got {item['input']!r}"
+    return f"{document.where(key)}: {'.'.join(map(str, key)) or 'recipe'}: {message}{given}"
+
+
+def _model_at(key: Key) -> type[BaseModel]:
+    models: dict[str, type[BaseModel]] = {
+        "prepare": Prepare,
+        "solver": SolverTable,
+        "prior": PriorTable,
+        "output": OutputTable,
+        "compare": Compare,
+    }
+    names = [part for part in key if isinstance(part, str)]
+    return models[names[-1]] if names else Recipe

@@ -1,0 +1,13 @@
+"""Solvers: one iteration of each algorithm."""
+
+from labrecon.solvers.admm import ADMM
+from labrecon.solvers.cg import CG
+from labrecon.solvers.direct import Direct
+from labrecon.solvers.gradient import GradientDescent
+from labrecon.solvers.hqs import HQS
+from labrecon.solvers.mlem import MLEM
+from labrecon.solvers.pdhg import PDHG
+from labrecon.solvers.proximal import FISTA, ISTA
+from labrecon.solvers.sirt import SIRT
+
+__all__ = ["ADMM", "CG", "FISTA", "HQS", "ISTA", "MLEM", "PDHG", "SIRT", "Direct", "GradientDescent"]

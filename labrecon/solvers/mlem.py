@@ -1,0 +1,70 @@
+"""Maximum-likelihood expectation maximisation for Poisson data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from labrecon.noise import PoissonGaussian
+from labrecon.solver import Problem, Solver, SolverError, State, constant
+
+__all__ = ["MLEM"]
+
+
+@dataclass(frozen=True)
+class MLEMState(State):
+    """Iterate and sensitivity ``Aᵀ w``."""
+
+    x: Tensor
+    sensitivity: Tensor = constant()
+
+
+class MLEM(Solver):
+    """``x ← x / (Aᵀw) · Aᵀ(w y / (A x + b))`` (Shepp and Vardi 1982; Richardson and Lucy).
+
+    Keeps ``x ≥ 0``, raises the Poisson likelihood in each step and needs no step size. Slow, and
+    noisy if it runs long. With electronic noise it works on the shifted counts.
+    """
+
+    state_type = MLEMState
+    needs_linear = True
+
+    def check(self, problem: Problem) -> None:
+        """Raise `SolverError` unless the operator is linear and the noise Poisson."""
+        super().check(problem)
+        if not isinstance(problem.noise, PoissonGaussian):
+            raise SolverError(
+                f"MLEM maximises the Poisson likelihood; the noise is "
+                f"{type(problem.noise).__name__}"
+            )
+
+    def init(self, problem: Problem, x0: Tensor | None = None) -> MLEMState:
+        """A positive constant image that predicts the right total, or ``x0``."""
+        ones = torch.ones_like(problem.data)
+        sensitivity = problem.operator.adjoint(problem.weighted(ones))
+        if bool((sensitivity < 0).any()):
+            raise SolverError("MLEM needs an operator with non-negative entries")
+        if x0 is None:
+            flat = torch.ones_like(sensitivity)
+            predicted = problem.weighted(problem.operator(flat)).sum()
+            x = flat * problem.weighted(problem.data).sum().clamp_min(1e-6) / predicted
+        else:
+            x = self.start(problem, x0)
+            if not bool((x >= 0).all()):
+                raise SolverError("MLEM needs x0 ≥ 0; a sample that starts at 0 stays there")
+        return MLEMState(0, x, sensitivity)
+
+    def step(self, problem: Problem, state: MLEMState) -> tuple[MLEMState, dict[str, float]]:
+        """One multiplicative update."""
+        noise = problem.noise
+        assert isinstance(noise, PoissonGaussian)
+        mean, counts = noise.shifted(problem.operator(state.x), problem.data)
+        seen = mean > 0
+        ratio = torch.where(seen, counts / torch.where(seen, mean, 1.0), 0.0)
+        usable = state.sensitivity > 0
+        gain = problem.operator.adjoint(problem.weighted(ratio)) / torch.where(
+            usable, state.sensitivity, 1.0
+        )
+        return state.replace(k=state.k + 1, x=torch.where(usable, state.x * gain, 0.0)), {}

@@ -1,0 +1,116 @@
+"""The primal-dual hybrid gradient method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labrecon.prior import Prior, Zero, moreau
+from labrecon.solver import Problem, Solver, SolverError, State, constant
+
+__all__ = ["PDHG"]
+
+
+@dataclass(frozen=True)
+class PDHGState(State):
+    """Iterate, its extrapolation, duals of the data and of each term, and the step sizes."""
+
+    x: Tensor
+    x_bar: Tensor
+    p: Tensor
+    q: tuple[Tensor, ...]
+    tau: Tensor = constant()
+    sigma: Tensor = constant()
+    sigma_terms: tuple[Tensor, ...] = constant()
+
+
+class PDHG(Solver):
+    """Chambolle and Pock (2011) on ``min_x Σ w · density(A x, y) + Σ h(K x)``.
+
+    Needs only applications of ``A`` and ``K`` and the prox of the noise: no inner iteration, no
+    linear solve, Poisson noise as well. One bound (``x ≥ 0``) is taken as the prox of ``x``.
+
+    Args:
+        prior: ``Σ h(K x)`` through `Prior.split`.
+        ratio: balance of primal and dual steps; larger moves ``x`` further per step.
+        preconditioned: diagonal steps from row and column sums (Pock and Chambolle 2011), for
+            operators with non-negative entries such as CT projectors.
+    """
+
+    state_type = PDHGState
+    needs_linear = True
+    needs_exact_adjoint = True
+
+    def __init__(
+        self, *, prior: Prior | None = None, ratio: float = 1.0, preconditioned: bool = False
+    ) -> None:
+        super().__init__()
+        if not ratio > 0:
+            raise SolverError(f"ratio must be positive, got {ratio}")
+        self.prior: Prior = Zero() if prior is None else prior
+        self.ratio = ratio
+        self.preconditioned = preconditioned
+
+    def _terms(self, problem: Problem) -> tuple[Prior, list[Any]]:
+        """The bound on ``x``, and the terms that get a dual variable."""
+        terms = list(self.prior.split(problem.operator.domain))
+        simple = [i for i, (k, _) in enumerate(terms) if k is None]
+        primal = terms.pop(simple[0])[1] if simple else Zero()
+        return primal, terms
+
+    def init(self, problem: Problem, x0: Tensor | None = None) -> PDHGState:
+        """Zero duals; step sizes with ``τ Σ σᵢ ‖Kᵢ‖² ≤ 1``."""
+        x = self.start(problem, x0)
+        _, terms = self._terms(problem)
+        share = 0.99 / (len(terms) + 1)
+        operator = problem.operator
+        if self.preconditioned:
+            rows, columns = _sums(problem)
+            tau = self.ratio / columns
+            sigma = share / (self.ratio * rows)
+        else:
+            norm = operator.norm()
+            if norm == 0:
+                raise SolverError(f"{operator.name} is zero")
+            tau = torch.tensor(self.ratio / norm)
+            sigma = torch.tensor(share / (self.ratio * norm))
+        largest = float(tau.max())
+        norms = [1.0 if k is None else k.norm() for k, _ in terms]
+        sigmas = tuple(torch.tensor(share / (largest * n**2)) for n in norms)
+        q = tuple(0 * (x if k is None else k(x)) for k, _ in terms)
+        return PDHGState(0, x, x, torch.zeros_like(problem.data), q, tau, sigma, sigmas)
+
+    def step(self, problem: Problem, state: PDHGState) -> tuple[PDHGState, dict[str, float]]:
+        """Dual ascent in the data and each term, primal descent, extrapolation."""
+        bound, terms = self._terms(problem)
+        sigma = state.sigma
+        v = state.p + sigma * problem.operator(state.x_bar)
+        weight = 1.0 if problem.weights is None else problem.weights
+        p = v - sigma * problem.noise.prox(v / sigma, problem.data, weight / sigma)
+        gradient = problem.operator.adjoint(p)
+        q = []
+        for (k, h), dual, s in zip(terms, state.q, state.sigma_terms, strict=True):
+            moved = dual + s * (state.x_bar if k is None else k(state.x_bar))
+            q.append(moreau(h, moved, s))
+            gradient = gradient + (q[-1] if k is None else k.adjoint(q[-1]))
+        x = bound.prox(state.x - state.tau * gradient, state.tau)
+        return state.replace(k=state.k + 1, x=x, x_bar=2 * x - state.x, p=p, q=tuple(q)), {}
+
+
+def _sums(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Row and column sums of the operator, those that are 0 replaced by the largest."""
+    operator, data = problem.operator, problem.data
+    if operator.domain.dtype.is_complex or operator.range.dtype.is_complex:
+        raise SolverError("preconditioned steps need a real operator with non-negative entries")
+    rows = operator(torch.ones_like(operator.domain.zeros(device=data.device)))
+    columns = operator.adjoint(torch.ones_like(operator.range.zeros(device=data.device)))
+    if bool((rows < 0).any()) or bool((columns < 0).any()) or not bool(rows.max() > 0):
+        raise SolverError(
+            f"preconditioned steps need non-negative entries; {operator.name} has sums below 0"
+        )
+    return torch.where(rows > 0, rows, rows.max()), torch.where(
+        columns > 0, columns, columns.max()
+    )

@@ -1,0 +1,67 @@
+"""The simultaneous iterative reconstruction technique."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from labrecon.solver import Problem, Solver, SolverError, State, constant
+
+__all__ = ["SIRT"]
+
+
+@dataclass(frozen=True)
+class SIRTState(State):
+    """Iterate, and the inverse row and column sums."""
+
+    x: Tensor
+    rows: Tensor = constant()
+    columns: Tensor = constant()
+
+
+class SIRT(Solver):
+    """``x ← x + λ C Aᵀ R W (y − A x)`` with inverse row sums ``R`` and column sums ``C``.
+
+    Robust, tolerates an unmatched back-projection, regularises by stopping early; slow. For
+    operators with non-negative entries (Gilbert 1972; Gregor and Benson 2008).
+
+    Args:
+        relaxation: ``λ`` in (0, 2).
+        nonneg: clamp ``x`` at 0 in each step.
+    """
+
+    state_type = SIRTState
+    needs_linear = True
+
+    def __init__(self, *, relaxation: float = 1.0, nonneg: bool = False) -> None:
+        super().__init__()
+        if not 0 < relaxation < 2:
+            raise SolverError(f"relaxation must be in (0, 2), got {relaxation}")
+        self.relaxation = relaxation
+        self.nonneg = nonneg
+
+    def init(self, problem: Problem, x0: Tensor | None = None) -> SIRTState:
+        """The inverse sums, 0 where a row or column is empty."""
+        x = self.start(problem, x0)
+        operator = problem.operator
+        rows = operator(torch.ones_like(operator.domain.zeros(device=x.device)))
+        ones = torch.ones_like(operator.range.zeros(*problem.batch, device=x.device))
+        columns = operator.adjoint(problem.weighted(ones))
+        return SIRTState(0, x, _inverse(rows), _inverse(columns))
+
+    def step(self, problem: Problem, state: SIRTState) -> tuple[SIRTState, dict[str, float]]:
+        """One simultaneous correction."""
+        residual = problem.weighted(problem.data - problem.operator(state.x))
+        update = state.columns * problem.operator.adjoint(state.rows * residual)
+        x = state.x + self.relaxation * update
+        return state.replace(k=state.k + 1, x=x.clamp_min(0) if self.nonneg else x), {}
+
+
+def _inverse(sums: Tensor) -> Tensor:
+    if sums.is_complex() or bool((sums < -1e-6 * sums.abs().max()).any()):
+        raise SolverError("SIRT needs an operator with non-negative entries")
+    # A sum far below the others belongs to a row that misses the object: it would blow up.
+    usable = sums > 1e-6 * sums.max()
+    return torch.where(usable, 1 / torch.where(usable, sums, 1.0), 0.0)

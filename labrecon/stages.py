@@ -1,0 +1,301 @@
+"""The stages of a reconstruction in memory: read, prepare, pose, solve."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from labrecon.errors import LabreconError, ReconstructionError, ScanError
+from labrecon.instrument import Instrument, Reader, ReaderError, Scan
+from labrecon.operator import Operator
+from labrecon.plan import Plan
+from labrecon.plugins import Host, resolve
+from labrecon.problem import Problem
+from labrecon.quality import Quality, assess
+from labrecon.solver import Solution, Solver, State, solve
+
+__all__ = [
+    "Clock",
+    "Outcome",
+    "Task",
+    "Watcher",
+    "find_reader",
+    "pick_device",
+    "pose",
+    "prepare",
+    "read",
+    "readers_of",
+    "run",
+]
+
+
+class Watcher(Protocol):
+    """Whoever shows progress."""
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+
+    def step(self, title: str, record: Mapping[str, float], iterations: int) -> None:
+        """A solve has come to a check."""
+
+
+@dataclass
+class Clock:
+    """Seconds per stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    watcher: Watcher | None = None
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time a stage; times of stages with one name add up."""
+        if self.watcher is not None:
+            self.watcher.stage(stage)
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
+
+    def rounded(self) -> dict[str, float]:
+        """The seconds so far, to the microsecond."""
+        return {stage: round(seconds, 6) for stage, seconds in self.seconds.items()}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A reconstruction that is ready to be solved.
+
+    Attributes:
+        plan: what the recipe says.
+        scan: as prepared.
+        problem: operator, data and noise on the device.
+        solver: with its prior.
+        weight: of the prior, where it has one.
+    """
+
+    plan: Plan
+    scan: Scan
+    problem: Problem
+    solver: Solver
+    weight: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A task and its solution, with the prediction ``A x`` and the residual statistics."""
+
+    task: Task
+    solution: Solution
+    predicted: Tensor
+    quality: Quality
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called ``name``; ``"auto"`` is the first GPU, or else the CPU.
+
+    Raises:
+        ReconstructionError: torch has no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ReconstructionError(f"device {name!r} is not available: {error}") from error
+    return device
+
+
+def readers_of(instrument: Instrument, host: Host) -> dict[str, Reader]:
+    """The instrument's readers and those that other plugins add as ``"<instrument>/<format>"``."""
+    readers = {name: _made(reader) for name, reader in instrument.readers.items()}
+    prefix = f"{instrument.name}/"
+    for name in host.names("readers"):
+        if name.startswith(prefix):
+            readers[name.removeprefix(prefix)] = _made(host.get("readers", name))
+    return readers
+
+
+def _made(reader: Any) -> Reader:
+    found = resolve(reader)
+    made: Reader = found() if isinstance(found, type) else found
+    return made
+
+
+def find_reader(instrument: Instrument, path: Path, host: Host) -> tuple[str, Reader]:
+    """The first reader of the instrument that recognises a file.
+
+    Raises:
+        ScanError: there is no such file, or nobody recognises it.
+    """
+    if not path.exists():
+        raise ScanError(f"{path} does not exist")
+    readers = readers_of(instrument, host)
+    for name, reader in readers.items():
+        if reader.matches(path):
+            return name, reader
+    raise ScanError(
+        f"{path} is none of the formats that {instrument.name!r} reads "
+        f"({', '.join(readers) or 'it has no readers'}), or it is damaged at its head"
+    )
+
+
+def read(instrument: Instrument, path: Path, host: Host) -> Scan:
+    """The scan in a file.
+
+    Raises:
+        ScanError: see `find_reader`; or the file is truncated, inconsistent or incomplete.
+    """
+    name, reader = find_reader(instrument, path, host)
+    try:
+        scan = reader.read(path)
+    except ReaderError as error:
+        raise ScanError(f"{path}: {error}") from error
+    except (OSError, ValueError, KeyError, MemoryError) as error:
+        raise ScanError(
+            f"{path} can not be read as {name}: {type(error).__name__}: {error}"
+        ) from error
+    return scan.replace(provenance={"reader": name, **scan.provenance})
+
+
+def prepare(scan: Scan, plan: Plan) -> Scan:
+    """The scan after the plan's preparation steps.
+
+    Raises:
+        ScanError: a step refuses the data; the message names it.
+    """
+    for name, function, options in plan.steps:
+        try:
+            scan = function(scan, **options)
+        except LabreconError:
+            raise
+        except Exception as error:
+            told = str(error) or type(error).__name__
+            raise ScanError(f"preparation step {name!r}: {told}") from error
+    return scan
+
+
+def pose(
+    instrument: Instrument,
+    scan: Scan,
+    plan: Plan,
+    device: torch.device,
+    operator: Operator | None = None,
+) -> Task:
+    """Operator, problem and solver for a prepared scan.
+
+    Args:
+        instrument: whose forward model is used.
+        scan: the prepared scan.
+        plan: what the recipe says.
+        device: where to compute.
+        operator: that of an equal geometry, which spares building it again.
+
+    Raises:
+        ScanError: the instrument finds that the scan is not prepared for its operator.
+        ReconstructionError: no memory for the operator, data that do not fit it, or a weight
+            that can not be found.
+    """
+    try:
+        instrument.check(scan)
+    except ReaderError as error:
+        raise ScanError(str(error)) from error
+    with _explained(f"{instrument.name} operator"):
+        if operator is None:
+            operator = instrument.operator(scan.geometry, **plan.operator).to(device)
+        noise = copy.deepcopy(scan.noise).to(device)
+        weights = None if scan.weights is None else scan.weights.to(device)
+        problem = Problem(operator, scan.data.to(device), noise, weights)
+    with _explained(plan.title):
+        problem.validate()
+        weight = _weight(plan, problem)
+        return Task(plan, scan, problem, plan.build(weight).to(device), weight)
+
+
+def run(task: Task, watcher: Watcher | None = None, begun: Solution | None = None) -> Outcome:
+    """Solve a task.
+
+    Args:
+        task: what to solve.
+        watcher: told of each check.
+        begun: an interrupted or finished solution of the same task, to go on from.
+
+    Raises:
+        ReconstructionError: the solve diverged, ran out of memory, or can not treat the problem.
+    """
+    with _explained(task.plan.title):
+        if begun is None:
+            solution = _solve(task, watcher, None)
+        elif begun.status == "interrupted":
+            solution = _joined(begun, _solve(task, watcher, begun.state))
+        else:
+            solution = begun
+        predicted = task.problem.operator(solution.x)
+        return Outcome(task, solution, predicted, assess(task.problem, predicted))
+
+
+def _solve(task: Task, watcher: Watcher | None, state: State | None) -> Solution:
+    table, problem = task.plan.solver, task.problem
+    # A direct method is done in one step, whatever limit the recipe has.
+    iterations = 1 if getattr(task.solver, "one_step", False) else table.iterations
+
+    def watch(_: State, record: dict[str, float]) -> None:
+        if watcher is not None:
+            watcher.step(task.plan.title, record, iterations)
+
+    initial = table.start == "initial" and state is None
+    return solve(
+        task.solver,
+        problem,
+        x0=problem.operator.initial(problem.data) if initial else None,
+        state=state,
+        iterations=iterations,
+        tolerance=table.tolerance,
+        seconds=table.seconds,
+        check_every=table.check_every,
+        objective=table.objective and iterations > 1,
+        callbacks=[watch],
+    )
+
+
+def _joined(first: Solution, then: Solution) -> Solution:
+    history = [dict(r, seconds=r["seconds"] + first.seconds) for r in then.history]
+    return Solution(
+        then.x, then.state, then.status, [*first.history, *history], first.seconds + then.seconds
+    )
+
+
+def _weight(plan: Plan, problem: Problem) -> float | None:
+    relative = plan.prior.relative_weight
+    if relative is None:
+        return plan.prior.weight
+    zero = problem.operator.domain.zeros(*problem.batch, device=problem.data.device)
+    largest = float(problem.gradient(zero).abs().max())
+    if not 0 < largest < math.inf:
+        raise ValueError(
+            f"relative_weight is a fraction of max|∇D(0)|, which is {largest} here; "
+            "give prior.weight instead"
+        )
+    return relative * largest
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        text = str(error) or type(error).__name__
+        memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if memory or "allocate memory" in text:
+            text = f"out of memory: {text}"
+        raise ReconstructionError(f"{what}: {text}") from error

@@ -1,0 +1,1 @@
+"""Ways to compute a projection: sparse matrix, ASTRA's projectors, rays in torch."""

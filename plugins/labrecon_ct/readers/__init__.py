@@ -1,0 +1,1 @@
+"""Readers of CT file formats, one file each."""

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from toy_instrument import ToyReader, plugin, write_toy
+
+from labrecon.plugins import ConflictError, Host, UnknownNameError, hookimpl
+from labrecon.recon import reconstruct
+
+
+@pytest.fixture
+def host():
+    return Host(discover=False)
+
+
+class Solvers:
+    def __init__(self, **offered):
+        self.offered = offered
+
+    @hookimpl
+    def labrecon_solvers(self):
+        return self.offered
+
+
+def test_builtins_go_through_the_same_hooks(host):
+    assert host.names("solvers")["fista"] == "builtin"
+    for kind in ("solvers", "priors", "operators", "writers", "metrics", "feasible_sets"):
+        for name in host.names(kind):
+            assert callable(host.get(kind, name))
+
+
+def test_listing_imports_nothing(host):
+    host.add("lazy", Solvers(mine="a_module_that_does_not_exist:Solver"))
+    assert host.names("solvers")["mine"] == "lazy"
+    with pytest.raises(ModuleNotFoundError):
+        host.get("solvers", "mine")
+
+
+def test_unknown_name_suggests_the_nearest(host):
+    with pytest.raises(UnknownNameError, match="did you mean 'fista'"):
+        host.get("solvers", "fitsa")
+
+
+def test_conflict_names_both_and_spares_the_rest(host):
+    host.add("first", Solvers(mine=print))
+    host.add("second", Solvers(mine=repr, other=repr))
+    with pytest.raises(ConflictError, match="'first' and 'second'"):
+        host.get("solvers", "mine")
+    assert host.get("solvers", "other") is repr
+    assert host.names("solvers")["mine"] == "first, second"
+
+
+def test_conflict_with_a_builtin(host):
+    host.add("lab", Solvers(fista=print))
+    with pytest.raises(ConflictError, match="'builtin' and 'lab'"):
+        host.get("solvers", "fista")
+
+
+def test_hook_that_raises_is_reported(host):
+    class Broken:
+        @hookimpl
+        def labrecon_solvers(self):
+            raise RuntimeError("no licence server")
+
+    host.add("broken", Broken())
+    assert "fista" in host.names("solvers")
+    report = host.reports["broken"]
+    assert (report.status, report.detail) == ("failed", "RuntimeError: no licence server")
+    assert "Traceback" in report.trace
+
+
+def test_contract(host):
+    for name, contract in (("future", (2, 0)), ("newer", (1, 99)), ("old", (1, 0))):
+        host.add(name, SimpleNamespace(LABRECON_CONTRACT=contract))
+    statuses = {name: host.reports[name].status for name in ("future", "newer", "old")}
+    assert statuses == {"future": "incompatible", "newer": "incompatible", "old": "ready"}
+
+
+def test_misspelt_hook_is_reported(host):
+    class Misspelt:
+        @hookimpl
+        def labrecon_solver(self):
+            return {}
+
+    host.add("misspelt", Misspelt())
+    assert host.reports["misspelt"].status == "failed"
+    assert "labrecon_solver" in host.reports["misspelt"].detail
+    assert "fista" in host.names("solvers")
+
+
+def test_events_reach_all_and_failures_are_returned(host):
+    heard = []
+
+    class Deaf:
+        @hookimpl
+        def labrecon_scan_started(self, path):
+            raise RuntimeError("deaf")
+
+    class Listener:
+        @hookimpl
+        def labrecon_scan_started(self, recipe):
+            heard.append(recipe)
+
+    host.add("listener", Listener())
+    host.add("deaf", Deaf())
+    failures = host.call("labrecon_scan_started", path="a", recipe={"seed": 1})
+    assert heard == [{"seed": 1}]
+    assert failures == ["deaf: RuntimeError('deaf')"]
+
+
+def test_entry_points_of_installed_plugins(toy_environment, tmp_path):
+    """A plugin that can not be imported is reported; the others work."""
+    info = tmp_path / "site" / "bad_plugin-2.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bad-plugin\nVersion: 2.0\n")
+    (info / "entry_points.txt").write_text("[labrecon]\nbad = bad_module\n")
+    (tmp_path / "site" / "bad_module.py").write_text("import a_vendor_library_not_here\n")
+    code = (
+        "from labrecon.plugins import host; r = host().reports; "
+        "print(r['toy'].status, r['toy'].version, r['bad'].status, r['bad'].distribution, "
+        "r['bad'].detail)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=toy_environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("ready 0.1 failed bad-plugin ModuleNotFoundError")
+
+
+class Formats:
+    """A reader for the toy's instrument and a writer, from another plugin."""
+
+    @hookimpl
+    def labrecon_readers(self):
+        class Renamed(ToyReader):
+            def matches(self, path):
+                return path.suffix == ".renamed"
+
+        return {"toy/renamed": Renamed}
+
+    @hookimpl
+    def labrecon_writers(self):
+        def write_torch(path, volume, info, *, note: str = ""):
+            target = path.with_suffix(".pt")
+            torch.save({"volume": volume, "note": note, "unit": info["unit"]}, target)
+            return target
+
+        return {"torch": write_torch}
+
+
+def test_reader_and_writer_of_a_plugin(host, tmp_path):
+    host.add("toy", plugin)
+    host.add("formats", Formats())
+    scan = write_toy(tmp_path / "scan.renamed")
+    result = reconstruct(
+        "toy",
+        scan,
+        tmp_path / "out",
+        recipe={"output": {"format": "torch", "note": "hello"}, "solver": {"iterations": 5}},
+        host=host,
+    )
+    stored = torch.load(tmp_path / "out" / "volume.pt")
+    assert torch.equal(stored["volume"], result.volume)
+    assert (stored["note"], stored["unit"]) == ("hello", "1/mm")
