@@ -71,12 +71,13 @@ class CodedShutterCamera(Instrument):
 
     def objects(self, geometry: Geometry, n: int, generator: torch.Generator) -> torch.Tensor:
         x = torch.zeros(n, geometry.height, geometry.width)
+        shape = torch.tensor([geometry.height, geometry.width])
         for image in x:
             for _ in range(12):
-                low = torch.randint(0, 80, (2,), generator=generator)
-                size = torch.randint(4, 40, (2,), generator=generator)
+                corner = (0.9 * torch.rand(2, generator=generator) * shape).long()
+                far = corner + 1 + (0.4 * torch.rand(2, generator=generator) * shape).long()
                 level = torch.rand((), generator=generator)
-                image[low[0] : low[0] + size[0], low[1] : low[1] + size[1]] = level
+                image[corner[0] : far[0], corner[1] : far[1]] = level
         return x
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -155,6 +156,16 @@ class At(_Wrapper):
         result: Tensor = call_with(self.operator, "adjoint", self.values, y)
         return result
 
+    def normal(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The operator's own ``Aᴴ W A``, with the values."""
+        result: Tensor = call_with(self.operator, "normal", self.values, x, weights)
+        return result
+
+    def solve(self, rhs: Tensor, rho: Tensor | float, **options: Any) -> Tensor:
+        """The operator's own solve, with the values."""
+        result: Tensor = call_with(self.operator, "solve", self.values, rhs, rho, **options)
+        return result
+
     def initial(self, y: Tensor) -> Tensor:
         """The operator's own first estimate, with the values."""
         result: Tensor = call_with(self.operator, "initial", self.values, y)
@@ -197,7 +208,7 @@ class Stack(_Wrapper):
         """The part of ``y`` that belongs to each operator, in its own shape."""
         if self.uniform:
             return list(y.unbind(y.ndim - self.range.ndim))
-        pieces = y.split([r.size for r in self.ranges], dim=-1)
+        pieces = torch.split(y, [r.size for r in self.ranges], dim=-1)
         return [
             p.reshape(*p.shape[:-1], *r.shape) for p, r in zip(pieces, self.ranges, strict=True)
         ]
@@ -233,11 +244,16 @@ class Zero(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Zeros, connected to ``x`` so that derivatives are zeros too."""
-        return self.range.zeros(*self.domain.batch(x), device=x.device) + 0 * x.real.sum()
+        return self.range.zeros(*self.domain.batch(x), device=x.device) + _nothing(x)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Zeros."""
-        return self.domain.zeros(*self.range.batch(y), device=y.device) + 0 * y.real.sum()
+        return self.domain.zeros(*self.range.batch(y), device=y.device) + _nothing(y)
+
+
+def _nothing(x: Tensor) -> Tensor:
+    """The sum of no samples of ``x``: 0, also where ``x`` is infinite."""
+    return x.reshape(-1)[:0].real.sum()
 
 
 def stack(operators: Sequence[Operator]) -> Stack:

@@ -58,8 +58,10 @@ def recon(
         typer.echo(f"warning: {warning}", err=True)
     main = result.summary["reconstructions"][0]
     chi2 = "" if result.summary["chi2"] is None else f", χ² {result.summary['chi2']:.3g}"
+    count = f"{main['iterations']} iteration{'s' if main['iterations'] > 1 else ''}"
+    ended = {"iterations": "iteration limit", "time": "time limit"}
     typer.echo(
-        f"{main['title']}: {main['status']} after {main['iterations']} iterations, "
+        f"{main['title']}: {ended.get(main['status'], main['status'])} after {count}, "
         f"{main['seconds']:.3g} s{chi2}"
     )
     typer.echo(f"volume  {result.summary['volume']}\nreport  {result.summary['report']}")

@@ -128,12 +128,18 @@ def _entry(
 
 
 def _default_recipe(instrument: Instrument) -> dict[str, Any]:
-    """Total variation beside the direct inversion; only the latter for nonlinear operators."""
+    """Prepared as usual: total variation beside the direct inversion.
+
+    Nonlinear operators get only the latter: what else suits them, their instrument knows.
+    """
     operator = instrument.operator(instrument.example())
+    usual = instrument.recipes().get("recon", {})
+    prepared = {key: usual[key] for key in ("prepare", "operator") if key in usual}
     if not operator.linear:
-        return {"solver": {"name": "direct"}}
+        return {**prepared, "solver": {"name": "direct"}}
     axes = min(operator.domain.ndim, 2)
     return {
+        **prepared,
         "solver": {"name": "fista", "iterations": 150, "tolerance": 1e-4},
         "prior": {"name": "tv", "relative_weight": 0.002, "ndim": axes},
         "compare": [{"title": "direct", "solver": {"name": "direct"}}],

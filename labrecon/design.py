@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,16 +22,17 @@ __all__ = [
     "Simplex",
     "Subset",
     "Violation",
+    "Violations",
 ]
 
 
 class InfeasibleError(ValueError):
-    """No value can meet the constraint."""
+    """No value can meet the constraint, or the value given is not a finite real array."""
 
 
 @dataclass(frozen=True)
 class Violation:
-    """By how much a value breaks a rule: the largest excess, in ``unit``, and at how many places."""
+    """By how much a value breaks a rule: the largest excess, its unit, and at how many places."""
 
     amount: float
     unit: str = ""
@@ -48,10 +51,15 @@ class FeasibleSet(nn.Module):
 
     `project` is the Euclidean projection onto the (relaxed, mostly convex) set; it is what an
     optimiser calls after each step. `harden` goes to the values that the hardware loads: binary,
-    quantised, the best ``k``. The two agree unless a set says otherwise.
+    quantised, the best ``k``. The two agree unless a set says otherwise. Sets along an axis treat
+    all other axes as a batch. ``a & b`` is the intersection.
 
     Args:
         unit: of the parameter, for reports.
+
+    Example:
+        >>> (Box(0, 1, unit="s") & Budget(1.5)).project(torch.tensor([2.0, 0.9, -1.0]))
+        tensor([1.0000, 0.5000, 0.0000])
     """
 
     def __init__(self, unit: str = "") -> None:
@@ -59,11 +67,16 @@ class FeasibleSet(nn.Module):
         self.unit = unit
 
     def project(self, value: Tensor) -> Tensor:
-        """The nearest feasible value."""
+        """The nearest feasible value.
+
+        Raises:
+            InfeasibleError: no value of this shape is feasible, or ``value`` is not a finite
+                floating-point array.
+        """
         raise TypeError(f"{type(self).__name__} does not define project")
 
     def violations(self, value: Tensor) -> Violations:
-        """What ``value`` breaks, by how much; empty if it is feasible."""
+        """What ``value`` breaks, by how much; empty if it is feasible to rounding."""
         raise TypeError(f"{type(self).__name__} does not define violations")
 
     def harden(self, value: Tensor) -> Tensor:
@@ -77,17 +90,34 @@ class FeasibleSet(nn.Module):
     def __and__(self, other: FeasibleSet) -> Intersection:
         return Intersection(self, other)
 
-    def _broken(self, rule: str, excess: Tensor) -> Violations:
-        if not bool(torch.isfinite(excess).all()):
-            return {rule: Violation(float("inf"), self.unit, int((~torch.isfinite(excess)).sum()))}
-        over = excess > 0
+    def _broken(self, rule: str, excess: Tensor, rounding: Tensor | float = 0.0) -> Violations:
+        """``rule`` where ``excess`` is above what rounding explains."""
+        excess = excess.detach()
+        over = excess > rounding
         if not bool(over.any()):
             return {}
-        return {rule: Violation(float(excess.max()), self.unit, int(over.sum()))}
+        return {rule: Violation(float(excess[over].max()), self.unit, int(over.sum()))}
+
+    def _not_finite(self, value: Tensor) -> Violations:
+        return self._broken("not finite", torch.where(torch.isfinite(value), -torch.inf, torch.inf))
+
+    def _require_finite(self, value: Tensor) -> None:
+        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+            raise InfeasibleError(
+                f"{type(self).__name__}: expected finite floating-point numbers, got "
+                f"{int((~torch.isfinite(value)).sum())} of {value.numel()} not finite, "
+                f"dtype {value.dtype}"
+            )
+
+    def _wide(self, value: Tensor) -> Tensor:
+        """``value`` in double precision, where sums along an axis keep what ``value`` holds."""
+        self._require_finite(value)
+        # Apple's GPUs have no double precision.
+        return value.float() if value.device.type == "mps" else value.double()
 
 
 class Box(FeasibleSet):
-    """``low ≤ value ≤ high``; either bound may be None.
+    """``low ≤ value ≤ high``; either bound may be None, a number or an array that broadcasts.
 
     Example:
         >>> Box(0, 1).project(torch.tensor([-1.0, 0.5, 2.0]))
@@ -104,13 +134,14 @@ class Box(FeasibleSet):
         unit: str = "",
     ) -> None:
         super().__init__(unit)
-        self.register_buffer("low", None if low is None else torch.as_tensor(low))
-        self.register_buffer("high", None if high is None else torch.as_tensor(high))
+        self.register_buffer("low", _bound(low))
+        self.register_buffer("high", _bound(high))
         if self.low is not None and self.high is not None and bool((self.low > self.high).any()):
             raise InfeasibleError(f"the box is empty: low {low} is above high {high}")
 
     def project(self, value: Tensor) -> Tensor:
         """Each number clamped to its bounds."""
+        self._require_finite(value)
         if self.low is not None:
             value = torch.maximum(value, self.low.to(value))
         if self.high is not None:
@@ -118,8 +149,8 @@ class Box(FeasibleSet):
         return value
 
     def violations(self, value: Tensor) -> Violations:
-        """``below`` and ``above`` the bounds."""
-        broken: Violations = {}
+        """Values ``below`` and ``above`` the bounds."""
+        broken = self._not_finite(value)
         if self.low is not None:
             broken |= self._broken("below", self.low.to(value) - value)
         if self.high is not None:
@@ -142,26 +173,62 @@ class Binary(Box):
 
     def harden(self, value: Tensor) -> Tensor:
         """1 where ``value ≥ ½``, else 0."""
-        return (value >= 0.5).to(value.dtype)
+        return (self.project(value) >= 0.5).to(value.dtype)
 
 
 class Quantised(Box):
-    """``levels`` equidistant values from ``low`` to ``high``: relaxed to the interval."""
+    """One of several levels: relaxed to the interval that they span, hardened to the nearest.
 
-    def __init__(self, levels: int, low: float = 0.0, high: float = 1.0, unit: str = "") -> None:
-        super().__init__(low, high, unit)
-        if levels < 2 or not high > low:
-            raise InfeasibleError(f"need at least 2 levels and high > low, got {levels} levels")
-        self.bottom = low
-        self.step = (high - low) / (levels - 1)
+    Args:
+        levels: how many, equidistant from ``low`` to ``high``; or the levels themselves.
+        low: the lowest level, where ``levels`` is a number.
+        high: the highest level, where ``levels`` is a number.
+        unit: of the levels.
+
+    Example:
+        >>> Quantised([0, 15, 60], unit="deg").harden(torch.tensor([7.0, 30.0, 99.0]))
+        tensor([ 0., 15., 60.])
+    """
+
+    levels: Tensor
+
+    def __init__(
+        self,
+        levels: int | Sequence[float] | Tensor,
+        low: float = 0.0,
+        high: float = 1.0,
+        unit: str = "",
+    ) -> None:
+        if isinstance(levels, int):
+            if levels < 2 or not high > low:
+                raise InfeasibleError(
+                    f"need at least 2 levels and high > low, got {levels} from {low} to {high}"
+                )
+            values = torch.linspace(low, high, levels, dtype=torch.float64)
+        else:
+            values = torch.tensor(sorted({float(v) for v in levels}), dtype=torch.float64)
+            if len(values) < 2 or not bool(torch.isfinite(values).all()):
+                raise InfeasibleError(f"need at least 2 different finite levels, got {levels}")
+        super().__init__(float(values[0]), float(values[-1]), unit)
+        self.register_buffer("levels", values)
 
     def harden(self, value: Tensor) -> Tensor:
         """The nearest level."""
-        return self.bottom + self.step * ((self.project(value) - self.bottom) / self.step).round()
+        levels = self.levels.to(value.device)
+        between = (levels[1:] + levels[:-1]) / 2
+        index = torch.bucketize(self.project(value).to(between).contiguous(), between)
+        return levels[index].to(value)
 
 
 class Budget(FeasibleSet):
-    """``value ≥ 0`` and ``Σ cost · value ≤ total`` along ``dim``: a dose, a time, a light budget."""
+    """``value ≥ 0`` and ``Σ cost · value ≤ total`` along ``dim``: a dose, a time, a light budget.
+
+    Args:
+        total: what may be spent.
+        cost: of one unit of ``value``, positive; broadcasts against ``value``.
+        dim: the axis of the sum.
+        unit: of ``total``.
+    """
 
     cost: Tensor
 
@@ -170,23 +237,27 @@ class Budget(FeasibleSet):
     ) -> None:
         super().__init__(unit)
         self.register_buffer("cost", torch.as_tensor(cost, dtype=torch.float64))
-        if not total >= 0 or not bool((self.cost > 0).all()):
-            raise InfeasibleError("a budget needs a total ≥ 0 and positive costs")
+        if not 0 <= total < math.inf or not bool((self.cost > 0).all()):
+            raise InfeasibleError(
+                f"a budget needs a finite total ≥ 0 and positive costs, got {total} and {cost}"
+            )
         self.total = float(total)
         self.dim = dim
 
     def project(self, value: Tensor) -> Tensor:
         """``max(value − μ cost, 0)`` with the smallest ``μ ≥ 0`` that meets the budget."""
-        cost = self.cost.to(value)
-        clipped = value.clamp_min(0)
-        spent = (cost * clipped).sum(self.dim, keepdim=True)
-        inside = spent <= self.total
-        return torch.where(inside, clipped, _weighted_simplex(value, cost, self.total, self.dim))
+        wide = self._wide(value)
+        cost = self.cost.to(wide)
+        clipped = wide.clamp_min(0)
+        inside = (cost * clipped).sum(self.dim, keepdim=True) <= self.total
+        on_plane = _weighted_simplex(wide, cost, self.total, self.dim)
+        return torch.where(inside, clipped, on_plane).to(value.dtype)
 
     def violations(self, value: Tensor) -> Violations:
         """``negative`` values and what is ``over budget``."""
-        spent = (self.cost.to(value) * value).sum(self.dim)
-        return self._broken("negative", -value) | self._broken("over budget", spent - self.total)
+        spent, rounding = _sum(value, self.cost, self.dim)
+        negative = self._not_finite(value) | self._broken("negative", -value)
+        return negative | self._broken("over budget", spent - self.total, rounding)
 
 
 class Simplex(FeasibleSet):
@@ -194,23 +265,25 @@ class Simplex(FeasibleSet):
 
     def __init__(self, total: float = 1.0, dim: int = -1, unit: str = "") -> None:
         super().__init__(unit)
-        if not total > 0:
-            raise InfeasibleError(f"the total must be positive, got {total}")
+        if not 0 < total < math.inf:
+            raise InfeasibleError(f"the total must be positive and finite, got {total}")
         self.total = float(total)
         self.dim = dim
 
     def project(self, value: Tensor) -> Tensor:
         """``max(value − μ, 0)`` with the ``μ`` that gives the total (Duchi et al. 2008)."""
-        return _weighted_simplex(value, torch.ones_like(value), self.total, self.dim)
+        wide = self._wide(value)
+        return _weighted_simplex(wide, wide.new_ones(()), self.total, self.dim).to(value.dtype)
 
     def violations(self, value: Tensor) -> Violations:
         """``negative`` values and how far the ``sum`` is from the total."""
-        off = (value.sum(self.dim) - self.total).abs()
-        return self._broken("negative", -value) | self._broken("sum", off)
+        total, rounding = _sum(value, torch.ones(()), self.dim)
+        negative = self._not_finite(value) | self._broken("negative", -value)
+        return negative | self._broken("sum", (total - self.total).abs(), rounding)
 
 
 class Subset(FeasibleSet):
-    """Choose ``k`` along ``dim``: relaxed to ``0 ≤ w ≤ 1, Σ w = k``, hardened to the ``k`` largest."""
+    """Choose ``k`` along ``dim``: relaxed to ``0 ≤ w ≤ 1, Σ w = k``, hardened to the top ``k``."""
 
     def __init__(self, k: int, dim: int = -1, unit: str = "") -> None:
         super().__init__(unit)
@@ -219,26 +292,31 @@ class Subset(FeasibleSet):
         self.k = k
         self.dim = dim
 
-    def _require_enough(self, value: Tensor) -> None:
+    def _require_enough(self, value: Tensor) -> Tensor:
         if self.k > value.shape[self.dim]:
             raise InfeasibleError(f"{self.k} can not be chosen from {value.shape[self.dim]}")
+        return self._wide(value)
 
     def project(self, value: Tensor) -> Tensor:
         """``clip(value − μ, 0, 1)`` with the ``μ`` that makes the sum ``k``, by bisection."""
-        self._require_enough(value)
-        low = value.amin(self.dim, keepdim=True) - 1
-        high = value.amax(self.dim, keepdim=True)
+        wide = self._require_enough(value)
+        low = wide.amin(self.dim, keepdim=True) - 1
+        high = wide.amax(self.dim, keepdim=True)
         for _ in range(80):
             mid = 0.5 * (low + high)
-            over = (value - mid).clamp(0, 1).sum(self.dim, keepdim=True) > self.k
+            over = (wide - mid).clamp(0, 1).sum(self.dim, keepdim=True) > self.k
             low, high = torch.where(over, mid, low), torch.where(over, high, mid)
-        return (value - 0.5 * (low + high)).clamp(0, 1)
+        return (wide - 0.5 * (low + high)).clamp(0, 1).to(value.dtype)
 
     def violations(self, value: Tensor) -> Violations:
         """Weights ``outside [0, 1]`` and how far the ``count`` is from ``k``."""
-        outside = torch.maximum(-value, value - 1)
-        off = (value.sum(self.dim) - self.k).abs()
-        return self._broken("outside [0, 1]", outside) | self._broken("count", off)
+        count, rounding = _sum(value, torch.ones(()), self.dim)
+        outside = self._broken("outside [0, 1]", torch.maximum(-value, value - 1))
+        return (
+            self._not_finite(value)
+            | outside
+            | self._broken("count", (count - self.k).abs(), rounding)
+        )
 
     def harden(self, value: Tensor) -> Tensor:
         """1 at the ``k`` largest weights, 0 elsewhere."""
@@ -248,13 +326,21 @@ class Subset(FeasibleSet):
 
 
 class MinimumSpacing(FeasibleSet):
-    """Positions at least ``distance`` apart and within bounds, whatever their order.
+    """Positions along the last axis at least ``distance`` apart, in whatever order they come.
+
+    Memory grows with the square of the number of positions: not for many thousands.
 
     Args:
         distance: smallest gap between neighbours.
         low: lower bound, or None.
         high: upper bound, or None.
+        period: positions repeat after it (angles), and the last neighbours the first; without
+            bounds. `project` keeps positions near where they were, it does not wrap them.
         unit: of positions and distance.
+
+    Example:
+        >>> MinimumSpacing(1.0, low=0.0).project(torch.tensor([2.0, 0.2, 0.0]))
+        tensor([2., 1., 0.])
     """
 
     def __init__(
@@ -262,51 +348,92 @@ class MinimumSpacing(FeasibleSet):
         distance: float,
         low: float | None = None,
         high: float | None = None,
+        period: float | None = None,
         unit: str = "",
     ) -> None:
         super().__init__(unit)
         if not distance > 0:
             raise InfeasibleError(f"the distance must be positive, got {distance}")
+        if period is not None and (low is not None or high is not None):
+            raise InfeasibleError("positions have a period or bounds, not both")
+        if period is not None and not distance <= period:
+            raise InfeasibleError(f"the distance {distance} is longer than the period {period}")
         self.distance = float(distance)
+        self.bounds = Box(low, high, unit)
         self.low = low
         self.high = high
+        self.period = period
 
     def project(self, value: Tensor) -> Tensor:
         """Isotonic regression of the sorted positions minus ``i · distance``, then the bounds."""
+        wide = self._wide(value)
         n = value.shape[-1]
-        if self.low is not None and self.high is not None:
-            needed = (n - 1) * self.distance
-            if needed > (self.high - self.low) * (1 + 1e-9):
-                raise InfeasibleError(
-                    f"{n} positions {self.distance:g} {self.unit} apart need {needed:g}; the "
-                    f"range has {self.high - self.low:g}"
-                )
-        order = value.argsort(dim=-1)
-        ladder = self.distance * torch.arange(n, dtype=value.dtype, device=value.device)
-        slack = _isotonic(value.gather(-1, order) - ladder)
-        if self.low is not None:
-            slack = slack.clamp_min(self.low)
-        if self.high is not None:
+        room = self._room(n)
+        lap = wide - self._wrap(wide)
+        positions, order = (wide - lap).sort(dim=-1)
+        ladder = self.distance * torch.arange(n, dtype=wide.dtype, device=wide.device)
+        slack = _isotonic(positions - ladder)
+        if self.period is not None:
+            low = _best_window(slack, room)
+            slack = torch.minimum(torch.maximum(slack, low), low + room)
+        elif self.low is not None:
+            slack = slack.clamp(self.low, self.low + room)
+        elif self.high is not None:
             slack = slack.clamp_max(self.high - (n - 1) * self.distance)
-        return torch.zeros_like(value).scatter(-1, order, slack + ladder)
+        spaced = torch.zeros_like(wide).scatter(-1, order, slack + ladder) + lap
+        return self.bounds.project(spaced.to(value.dtype))
 
     def violations(self, value: Tensor) -> Violations:
         """Gaps that are ``too close`` and positions ``below`` or ``above`` the bounds."""
-        gaps = value.sort(dim=-1).values.diff(dim=-1)
-        broken = self._broken("too close", self.distance - gaps) if gaps.numel() else {}
-        return broken | Box(self.low, self.high, self.unit).violations(value)
+        value = value.detach().cpu()
+        positions = self._wrap(value.double()).sort(dim=-1).values
+        gaps = positions.diff(dim=-1)
+        if self.period is not None:
+            gaps = torch.cat([gaps, positions[..., :1] + self.period - positions[..., -1:]], -1)
+        rounding = 2 * torch.finfo(value.dtype).eps * value.abs().amax(-1, keepdim=True)
+        close = self._broken("too close", self.distance - gaps, rounding)
+        return close | self.bounds.violations(value)
+
+    def _wrap(self, value: Tensor) -> Tensor:
+        return value if self.period is None else value.remainder(self.period)
+
+    def _room(self, n: int) -> float:
+        """How far the first and the last of ``n`` positions can move apart from the minimum."""
+        if self.period is not None:
+            available, needed = self.period, n * self.distance
+        elif self.low is not None and self.high is not None:
+            available, needed = self.high - self.low, (n - 1) * self.distance
+        else:
+            return math.inf
+        if needed > available * (1 + 1e-9):
+            raise InfeasibleError(
+                f"{n} positions {self.distance:g} {self.unit} apart need {needed:g}; the range "
+                f"has {available:g}"
+            )
+        return max(available - needed, 0.0)
 
 
 class Intersection(FeasibleSet):
     """Values in every one of several sets; `project` is Dykstra's (1983) alternating projection.
 
-    `harden` hardens for each set in turn: name the discrete set last.
+    The nearest value is found to rounding where all sets are convex; `MinimumSpacing` is not
+    (the order of the positions is free), so that it gives a feasible value near the nearest.
+    `harden` projects and then hardens for each set in turn: name the discrete set last, and look
+    at `violations`, since rounding up may break a budget.
+
+    Args:
+        sets: the sets; nested intersections are flattened.
+        iterations: most rounds of projections.
     """
 
-    def __init__(self, *sets: FeasibleSet, iterations: int = 200) -> None:
+    def __init__(self, *sets: FeasibleSet, iterations: int = 2000) -> None:
+        wrong = [s for s in sets if not isinstance(s, FeasibleSet)]
+        if not sets or wrong:
+            raise TypeError(f"an intersection is of feasible sets, got {wrong or 'none'}")
         super().__init__(sets[0].unit)
-        parts = [p for s in sets for p in (s.parts if isinstance(s, Intersection) else [s])]
-        self.parts: list[FeasibleSet] = [p for p in parts if isinstance(p, FeasibleSet)]
+        self.parts: list[FeasibleSet] = []
+        for s in sets:
+            self.parts += s.parts if isinstance(s, Intersection) else [s]
         self.iterations = iterations
 
     def project(self, value: Tensor) -> Tensor:
@@ -315,19 +442,25 @@ class Intersection(FeasibleSet):
         Raises:
             InfeasibleError: the alternating projections do not meet: no value is in all sets.
         """
-        x = value
-        corrections = [torch.zeros_like(value) for _ in self.parts]
+        x = self._wide(value)
+        size = 1 + float(x.detach().abs().max()) if x.numel() else 1.0
+        corrections = [torch.zeros_like(x) for _ in self.parts]
         for _ in range(self.iterations):
-            before = x
+            # The iterate may rest for some rounds before it moves on; the corrections do not.
+            change = 0.0
             for i, part in enumerate(self.parts):
                 moved = x + corrections[i]
                 x = part.project(moved)
+                change = max(change, float((moved - x - corrections[i]).detach().abs().max()))
                 corrections[i] = moved - x
-            if bool((x - before).abs().max() <= 1e-9 * (1 + x.abs().max())):
+            if change <= 1e-13 * size:
                 break
-        if not self.contains(x, 1e-3 * (1 + float(x.detach().abs().max()))):
-            raise InfeasibleError(f"no value meets all rules: {self._texts(x)}")
-        return x
+        if not self.contains(x, 1e-6 * size):
+            raise InfeasibleError(
+                f"no value meets all rules, or {self.iterations} rounds do not reach it: "
+                + ", ".join(f"{rule} {text}" for rule, text in self.violations(x).items())
+            )
+        return x.to(value.dtype)
 
     def violations(self, value: Tensor) -> Violations:
         """The violations of all sets."""
@@ -338,13 +471,23 @@ class Intersection(FeasibleSet):
         }
 
     def harden(self, value: Tensor) -> Tensor:
-        """Hardened for each set in turn."""
+        """Projected, then hardened for each set in turn."""
+        value = self.project(value)
         for part in self.parts:
             value = part.harden(value)
         return value
 
-    def _texts(self, value: Tensor) -> dict[str, str]:
-        return {rule: str(violation) for rule, violation in self.violations(value).items()}
+
+def _bound(value: Tensor | float | None) -> Tensor | None:
+    if value is None or isinstance(value, Tensor):
+        return value
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def _sum(value: Tensor, cost: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """``Σ cost · value`` and how much of it may be rounding of ``value``."""
+    terms = cost.cpu() * value.detach().cpu().double()
+    return terms.sum(dim), torch.finfo(value.dtype).eps * terms.abs().sum(dim)
 
 
 def _weighted_simplex(value: Tensor, cost: Tensor, total: float, dim: int) -> Tensor:
@@ -362,7 +505,7 @@ def _weighted_simplex(value: Tensor, cost: Tensor, total: float, dim: int) -> Te
 def _isotonic(values: Tensor) -> Tensor:
     """Nearest non-decreasing sequence along the last axis: ``max_i≤k min_j≥k mean(i..j)``."""
     n = values.shape[-1]
-    sums = torch.nn.functional.pad(values.cumsum(-1), (1, 0))
+    sums = nn.functional.pad(values.cumsum(-1), (1, 0))
     i = torch.arange(n, device=values.device)
     length = (i[None, :] - i[:, None] + 1).to(values.dtype)
     means = (sums[..., None, 1:] - sums[..., :-1, None]) / length.clamp_min(1)
@@ -370,3 +513,14 @@ def _isotonic(values: Tensor) -> Tensor:
     tails = means.flip(-1).cummin(-1).values.flip(-1)
     rows = torch.where(length >= 1, tails, -torch.inf)
     return rows.amax(-2)
+
+
+def _best_window(slack: Tensor, room: float) -> Tensor:
+    """The ``low`` for which clipping a sorted ``slack`` to ``[low, low + room]`` costs least."""
+    low, high = slack[..., :1] - room, slack[..., -1:]
+    for _ in range(80):
+        mid = 0.5 * (low + high)
+        pull = (mid - slack).clamp_min(0) - (slack - mid - room).clamp_min(0)
+        rising = pull.sum(-1, keepdim=True) > 0
+        low, high = torch.where(rising, low, mid), torch.where(rising, mid, high)
+    return 0.5 * (low + high)

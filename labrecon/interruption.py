@@ -13,15 +13,25 @@ import torch
 from labrecon.errors import OutputError, RecipeError
 from labrecon.io.atomic import write_text
 from labrecon.io.plain import dumps
-from labrecon.io.states import load_state, save_state
+from labrecon.io.states import StateError, load_state, save_state
 from labrecon.solver import Solution, Solver
 
-__all__ = ["Checkpoint", "saved_folder"]
+__all__ = ["Checkpoint", "check_not_interrupted", "saved_folder"]
 
 
 def saved_folder(out: Path) -> Path:
     """Where an interrupted run to ``out`` is saved."""
     return out.with_name(out.name + ".interrupted")
+
+
+def check_not_interrupted(out: Path, *, force: bool) -> None:
+    """Raise `OutputError` where an interrupted run to ``out`` waits and ``force`` is off."""
+    folder = saved_folder(out)
+    if folder.exists() and not force:
+        raise OutputError(
+            f"an interrupted run waits in {folder}; go on with --resume, or use --force to start "
+            "again"
+        )
 
 
 @dataclass(frozen=True)
@@ -101,8 +111,15 @@ class Checkpoint:
         ]
 
     def solution(self, solver: Solver, device: torch.device) -> Solution:
-        """The saved solution."""
-        state = load_state(self.folder / "state.safetensors", solver.state_type, device)
+        """The saved solution.
+
+        Raises:
+            RecipeError: the state is damaged, or that of another solver.
+        """
+        try:
+            state = load_state(self.folder / "state.safetensors", solver.state_type, device)
+        except StateError as error:
+            raise RecipeError(f"{error}; remove {self.folder} and start again") from error
         told = self.told
         return Solution(
             solver.estimate(state), state, told["status"], told["history"], told["seconds"]

@@ -86,6 +86,7 @@ def fit(
     begin = time.perf_counter()
     history: list[dict[str, float]] = []
     for epoch in range(config.epochs):
+        before = len(history)
         for batch in data:
             optimiser.zero_grad(set_to_none=True)
             loss, metrics = learner.loss(batch)
@@ -107,6 +108,11 @@ def fit(
                 return history
             if config.seconds is not None and record["seconds"] >= config.seconds:
                 return history
-        if not history:
-            raise FitError("nothing to train on: the data are empty")
+        if len(history) == before:
+            raise FitError(
+                "nothing to train on: the data are empty"
+                if not history
+                else f"the data are used up after epoch {epoch - 1}: a generator runs once; give a "
+                "list, or an object whose __iter__ starts anew"
+            )
     return history

@@ -37,7 +37,8 @@ class Noise(nn.Module):
         """``Σ w · density`` over the last ``ndim`` axes (default all): one number per element."""
         terms = self.density(predicted, measured)
         if weights is not None:
-            terms = terms * weights
+            # A sample without weight counts nothing, even where its density is infinite.
+            terms = torch.where(weights > 0, weights * terms, torch.zeros_like(terms))
         return terms.flatten(terms.ndim - (terms.ndim if ndim is None else ndim)).sum(-1)
 
     def score(self, predicted: Tensor, measured: Tensor) -> Tensor:
@@ -168,7 +169,9 @@ class PoissonGaussian(Noise):
         if mean.requires_grad:
             safe = mean.clamp_min(torch.finfo(mean.dtype).tiny)
             epsilon = (counts - safe.detach()) / safe.detach().sqrt()
-            counts = safe + safe.sqrt() * epsilon
+            pathwise = safe + safe.sqrt() * epsilon
+            # Its rounding is taken out, so that counts stay whole.
+            counts = counts + (pathwise - pathwise.detach())
         if bool((self.sigma > 0).any()):
             counts = counts + self.sigma.to(clean.dtype) * _standard_normal(clean, generator)
         return counts

@@ -133,17 +133,9 @@ class Operator(nn.Module):
         with torch.enable_grad():
             point = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
             y = self(point)
-        if not y.requires_grad:
-            raise LinearityError(
-                f"{self.name}: the output of forward carries no gradient; it was detached, or "
-                "computed outside torch. Write forward in torch or wrap it (labrecon.bridge)"
-            )
 
         def pull(v: Tensor) -> Tensor:
-            (g,) = torch.autograd.grad(
-                y, point, v, create_graph=differentiable, retain_graph=True
-            )
-            return g
+            return self._transpose(y, point, v, differentiable)
 
         return (y if differentiable else y.detach()), pull
 
@@ -177,13 +169,21 @@ class Operator(nn.Module):
         differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
             x = self.domain.zeros(*self.range.batch(y), device=y.device).requires_grad_()
-            z = self(x)
-            if not z.requires_grad:
-                raise LinearityError(
-                    f"{self.name}: the output of forward carries no gradient, so the adjoint "
-                    "can not be derived; write adjoint(y), or forward in torch"
-                )
-            (g,) = torch.autograd.grad(z, x, y, create_graph=differentiable)
+            return self._transpose(self(x), x, y, differentiable)
+
+    def _transpose(self, y: Tensor, x: Tensor, v: Tensor, differentiable: bool) -> Tensor:
+        """``J(x)ᴴ v`` from the graph that leads from ``x`` to ``y``."""
+        g = None
+        if y.requires_grad:  # from x or, where forward detaches x, from a parameter only
+            (g,) = torch.autograd.grad(
+                y, x, v, create_graph=differentiable, retain_graph=True, allow_unused=True
+            )
+        if g is None:
+            raise LinearityError(
+                f"{self.name}: the output of forward carries no gradient of its input; it was "
+                "detached, or computed outside torch. Write forward in torch, or adjoint(y), or "
+                "wrap it (labrecon.bridge)"
+            )
         return g
 
     def normal(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -369,10 +369,12 @@ def _check_range(adjoint: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return checked
 
 
-def call_with(operator: Operator, method: str, values: Mapping[str, Tensor], *args: Any) -> Any:
+def call_with(
+    operator: Operator, method: str, values: Mapping[str, Tensor], *args: Any, **options: Any
+) -> Any:
     """Call ``operator.method(*args)`` with some of its parameters replaced by ``values``."""
     replaced = {f"operator.{name}": value for name, value in values.items()}
-    return functional_call(_Method(operator, method), replaced, args)
+    return functional_call(_Method(operator, method), replaced, args, options)
 
 
 class _Method(nn.Module):
@@ -381,8 +383,8 @@ class _Method(nn.Module):
         self.operator = operator
         self.method = method
 
-    def forward(self, *args: Any) -> Any:
-        return getattr(self.operator, self.method)(*args)
+    def forward(self, *args: Any, **options: Any) -> Any:
+        return getattr(self.operator, self.method)(*args, **options)
 
 
 class CGState(NamedTuple):

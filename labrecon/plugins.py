@@ -195,11 +195,10 @@ class Host:
         """
         offered = self._collect(kind)
         if name not in offered:
-            near = difflib.get_close_matches(name, offered, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UnknownNameError(
-                f"no {kind[:-1]} is called {name!r}; {hint}there are {', '.join(sorted(offered))}"
-            )
+            near = difflib.get_close_matches(name, offered, n=1, cutoff=0.5)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            known = ", ".join(sorted(offered)) or "none"
+            raise UnknownNameError(f"no {kind[:-1]} is called {name!r}{hint}; there are {known}")
         plugins = [plugin for plugin, _ in offered[name]]
         if len(plugins) > 1:
             raise ConflictError(

@@ -10,22 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labrecon import plugins, stages
+from labrecon import stages
 from labrecon.errors import Interrupted, LabreconError, OutputError, ScanError
 from labrecon.instrument import Instrument, Scan
 from labrecon.interruption import Checkpoint
-from labrecon.io.atomic import check_output, new_folder, write_text
+from labrecon.io.atomic import new_folder, write_text
 from labrecon.io.plain import dumps, plain
 from labrecon.io.provenance import collect, hash_inputs
-from labrecon.plan import Plan, Writer, find_instrument, make_plans, make_writer
+from labrecon.job import Job, open_job
+from labrecon.plan import Plan
 from labrecon.plugins import Host
-from labrecon.recipe import Recipe, load_recipe
 from labrecon.report import ReportData, render
 from labrecon.solver import Solution
-from labrecon.stages import Clock, Outcome, Watcher
+from labrecon.stages import Outcome, Task, Watcher
 from labrecon.summary import summarize
 
 __all__ = ["Result", "reconstruct", "reconstruct_scan"]
+
+#: Hashes of the scan's files; None for a scan in memory.
+Inputs = list[dict[str, Any]] | None
 
 
 @dataclass(frozen=True)
@@ -42,24 +45,6 @@ class Result:
     output: Path
     volume: Tensor
     summary: dict[str, Any]
-    warnings: list[str] = field(default_factory=list)
-
-
-@dataclass
-class _Job:
-    """One reconstruction under way."""
-
-    instrument: Instrument
-    source: str
-    out: Path
-    recipe: Recipe
-    plans: list[Plan]
-    writer: Writer
-    device: torch.device
-    host: Host
-    clock: Clock
-    force: bool = False
-    checkpoint: Checkpoint | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -101,22 +86,19 @@ def reconstruct(
         Interrupted: Ctrl-C in a solve; 130.
     """
     path = Path(path)
-    checkpoint = Checkpoint.load(Path(out)) if resume else None
-    if checkpoint is not None:
-        recipe = checkpoint.told["recipe"]
-    job = _job(
+    job = open_job(
         instrument,
         str(path),
         out,
-        recipe,
-        overrides,
-        device,
-        force,
-        watcher,
-        host or plugins.host(),
+        recipe=recipe,
+        overrides=overrides,
+        device=device,
+        force=force,
+        watcher=watcher,
+        host=host,
+        resume=resume,
     )
-    job.checkpoint = checkpoint
-    _tell(job, "labrecon_scan_started", path=str(path), recipe=job.recipe.plain())
+    job.tell("labrecon_scan_started", path=str(path), recipe=job.recipe.plain())
     try:
         with job.clock("read"):
             scan = stages.read(job.instrument, path, job.host)
@@ -124,10 +106,9 @@ def reconstruct(
             inputs = _hashes(path, scan)
         result = _carry_out(job, scan, inputs)
     except BaseException as error:
-        _tell(job, "labrecon_scan_failed", path=str(path), error=error)
+        job.tell("labrecon_scan_failed", path=str(path), error=error)
         raise
-    _tell(
-        job,
+    job.tell(
         "labrecon_scan_finished",
         path=str(path),
         output=str(result.output),
@@ -149,46 +130,18 @@ def reconstruct_scan(
     host: Host | None = None,
 ) -> Result:
     """Like `reconstruct`, for a scan in memory, such as a simulated one."""
-    source = str(scan.provenance.get("source", "memory"))
-    job = _job(
-        instrument, source, out, recipe, overrides, device, force, watcher, host or plugins.host()
-    )
-    return _carry_out(job, scan, [])
-
-
-def _job(
-    instrument: str | Instrument,
-    source: str,
-    out: str | Path,
-    recipe: str | Path | Mapping[str, Any],
-    overrides: Iterable[str],
-    device: str,
-    force: bool,
-    watcher: Watcher | None,
-    host: Host,
-) -> _Job:
-    """Everything that can be refused before any long work."""
-    if isinstance(instrument, str):
-        instrument = find_instrument(instrument, host)
-    loaded = load_recipe(recipe, instrument, overrides)
-    plans = make_plans(loaded, instrument, host)
-    writer = make_writer(loaded, host)
-    where = Path(out)
-    check_output(where, force=force)
-    if not resume:
-        check_no_checkpoint(where)
-    return _Job(
+    job = open_job(
         instrument,
-        source,
-        where,
-        loaded,
-        plans,
-        writer,
-        stages.pick_device(device),
-        host,
-        Clock(watcher=watcher),
-        force,
+        str(scan.provenance.get("source", "memory")),
+        out,
+        recipe=recipe,
+        overrides=overrides,
+        device=device,
+        force=force,
+        watcher=watcher,
+        host=host,
     )
+    return _carry_out(job, scan, None)
 
 
 def _hashes(path: Path, scan: Scan) -> list[dict[str, Any]]:
@@ -199,8 +152,8 @@ def _hashes(path: Path, scan: Scan) -> list[dict[str, Any]]:
         raise ScanError(f"{path} can not be hashed: {error}") from error
 
 
-def _carry_out(job: _Job, scan: Scan, inputs: list[dict[str, Any]]) -> Result:
-    if job.checkpoint is not None:
+def _carry_out(job: Job, scan: Scan, inputs: Inputs) -> Result:
+    if job.checkpoint is not None and inputs is not None:
         job.warnings += job.checkpoint.check(job.instrument.name, inputs)
     with torch.no_grad():
         outcomes = _solve_all(job, scan, inputs)
@@ -210,59 +163,65 @@ def _carry_out(job: _Job, scan: Scan, inputs: list[dict[str, Any]]) -> Result:
     return result
 
 
-def _solve_all(job: _Job, scan: Scan, inputs: list[dict[str, Any]]) -> list[Outcome]:
+def _solve_all(job: Job, scan: Scan, inputs: Inputs) -> list[Outcome]:
     plan, *others = job.plans
     with job.clock("prepare"):
-        prepared = stages.prepare(scan, plan)
+        prepared = stages.prepare(job.instrument, scan, plan)
     with job.clock("operator"):
         task = stages.pose(job.instrument, prepared, plan, job.device)
     with job.clock("solve"):
         begun = job.checkpoint.solution(task.solver, job.device) if job.checkpoint else None
-        main = stages.run(task, job.clock.watcher, begun)
-    _stop_if_interrupted(job, main, main.solution, inputs)
+        solution = stages.run(task, job.clock.watcher, begun)
+    _stop_if_interrupted(job, task, solution, solution, inputs)
+    with job.clock("residual"):
+        main = stages.judge(task, solution)
     outcomes = [main]
     for other in others:
         try:
             with job.clock("compare"):
-                outcome = _compare(job, other, main)
+                task = _comparison(job, other, main)
+                solution = stages.run(task, job.clock.watcher)
+                _stop_if_interrupted(job, task, solution, main.solution, inputs)
+                outcomes.append(stages.judge(task, solution))
+        except Interrupted:
+            raise
         except LabreconError as error:
             job.warnings.append(f"the comparison {other.title!r} failed: {error}")
-            continue
-        _stop_if_interrupted(job, outcome, main.solution, inputs)
-        outcomes.append(outcome)
     return outcomes
 
 
-def _compare(job: _Job, plan: Plan, main: Outcome) -> Outcome:
-    scan = stages.prepare(main.task.scan, plan)
+def _comparison(job: Job, plan: Plan, main: Outcome) -> Task:
+    scan = stages.prepare(job.instrument, main.task.scan, plan)
     # Steps that leave the geometry alone hand on the same object.
     same = scan.geometry is main.task.scan.geometry and plan.operator == main.task.plan.operator
     operator = main.task.problem.operator if same else None
-    task = stages.pose(job.instrument, scan, plan, job.device, operator)
-    return stages.run(task, job.clock.watcher)
+    return stages.pose(job.instrument, scan, plan, job.device, operator)
 
 
 def _stop_if_interrupted(
-    job: _Job, outcome: Outcome, main: Solution, inputs: list[dict[str, Any]]
+    job: Job, task: Task, solution: Solution, main: Solution, inputs: Inputs
 ) -> None:
-    if outcome.solution.status != "interrupted":
+    if solution.status != "interrupted":
         return
+    if inputs is None:
+        # A scan in memory is gone with the process: there is nothing to resume.
+        raise KeyboardInterrupt
     folder = Checkpoint.save(
         job.out, main, instrument=job.instrument.name, inputs=inputs, recipe=job.recipe.plain()
     )
     raise Interrupted(
-        f"interrupted in {outcome.task.plan.title!r} after iteration {outcome.solution.state.k}; "
+        f"interrupted in {task.plan.title!r} after iteration {solution.state.k}; "
         f"the state is in {folder}; the same command with --resume goes on from there",
         folder,
     )
 
 
-def _write(job: _Job, outcomes: list[Outcome], inputs: list[dict[str, Any]]) -> Result:
+def _write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
     facts = summarize(outcomes, job.host, job.warnings)
     scan = outcomes[0].task.scan
     provenance = collect(
         host=job.host,
-        inputs=inputs,
+        inputs=inputs or [],
         device=job.device,
         timings=job.clock.seconds,
         instrument=job.instrument.name,
@@ -279,7 +238,7 @@ def _write(job: _Job, outcomes: list[Outcome], inputs: list[dict[str, Any]]) -> 
         "title": f"{job.instrument.name}: {Path(job.source).name}",
         "axes": data.axes,
         "voxel_size": data.voxel_size,
-        "unit": job.instrument.unit,
+        "unit": data.unit,
         "provenance": provenance,
     }
     volume = outcomes[0].solution.x.detach().cpu()
@@ -305,7 +264,3 @@ def _write(job: _Job, outcomes: list[Outcome], inputs: list[dict[str, Any]]) -> 
         "warnings": job.warnings,
     }
     return Result(job.out, volume, plain(told), job.warnings)
-
-
-def _tell(job: _Job, event: str, **told: Any) -> None:
-    job.warnings += [f"a plugin failed at {event}: {why}" for why in job.host.call(event, **told)]

@@ -82,11 +82,17 @@ class Solver(nn.Module):
         state_type: the dataclass of this solver's state (used to read a saved one).
         needs_exact_adjoint: the method fails with an unmatched back-projection.
         needs_linear: the method treats linear operators only.
+        one_step: one iteration is all there is; `solve` makes no more.
     """
 
     state_type: ClassVar[type[State]] = State
     needs_exact_adjoint: bool = False
     needs_linear: bool = False
+    one_step: bool = False
+
+    def __init__(self) -> None:
+        # Without it, a solver that takes no options would show the signature of `nn.Module`.
+        super().__init__()
 
     @property
     def name(self) -> str:
@@ -107,10 +113,16 @@ class Solver(nn.Module):
         return x
 
     def penalty(self, x: Tensor, ndim: int) -> Tensor:
-        """The prior's part of the objective; 0 for solvers without a prior."""
+        """The prior's part of the objective; 0 for solvers without a prior.
+
+        Raises:
+            ImplicitPriorError: the prior has no penalty, or differs from layer to layer.
+        """
         prior = getattr(self, "prior", None)
         if isinstance(prior, Prior):
             return prior.penalty(x, ndim)
+        if isinstance(prior, nn.ModuleList):
+            raise ImplicitPriorError(f"{self.name}: a prior per layer has no one penalty")
         return torch.zeros((), dtype=x.real.dtype, device=x.device)
 
     def objective(self, problem: Problem, x: Tensor) -> Tensor:
@@ -199,6 +211,8 @@ def solve(
     """
     if iterations < 1 or check_every < 1:
         raise SolverError("iterations and check_every must be at least 1")
+    if solver.one_step:
+        iterations = 1
     solver.check(problem)
     problem.validate()
     begin = time.perf_counter()

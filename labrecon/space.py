@@ -40,6 +40,8 @@ class Space:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        if not self.shape:
+            raise SpaceError("a space needs at least one axis; a single number has shape (1,)")
         if any(n < 1 for n in self.shape):
             raise SpaceError(f"every axis needs at least one sample, got shape {self.shape}")
         if not (self.dtype.is_floating_point or self.dtype.is_complex):
@@ -115,3 +117,8 @@ def squared_norm(a: Tensor, ndim: int) -> Tensor:
 def per_element(values: Tensor, ndim: int) -> Tensor:
     """Append ``ndim`` axes of size one, so that ``values (*batch)`` scale ``(*batch, *shape)``."""
     return values.reshape(*values.shape, *([1] * ndim))
+
+
+def is_per_element(values: Tensor | float, ndim: int) -> bool:
+    """Whether ``values`` scale whole arrays: a number, or one per batch element."""
+    return not isinstance(values, Tensor) or all(n == 1 for n in values.shape[-ndim:])

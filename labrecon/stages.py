@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ __all__ = [
     "Task",
     "Watcher",
     "find_reader",
+    "judge",
     "pick_device",
     "pose",
     "prepare",
@@ -161,15 +163,16 @@ def read(instrument: Instrument, path: Path, host: Host) -> Scan:
         scan = reader.read(path)
     except ReaderError as error:
         raise ScanError(f"{path}: {error}") from error
-    except (OSError, ValueError, KeyError, MemoryError) as error:
+    except Exception as error:
+        # A reader is a plugin's code, and a damaged file can break any library in its own way.
         raise ScanError(
             f"{path} can not be read as {name}: {type(error).__name__}: {error}"
         ) from error
     return scan.replace(provenance={"reader": name, **scan.provenance})
 
 
-def prepare(scan: Scan, plan: Plan) -> Scan:
-    """The scan after the plan's preparation steps.
+def prepare(instrument: Instrument, scan: Scan, plan: Plan) -> Scan:
+    """The scan after the plan's preparation steps, as the instrument's operator predicts it.
 
     Raises:
         ScanError: a step refuses the data; the message names it.
@@ -182,6 +185,10 @@ def prepare(scan: Scan, plan: Plan) -> Scan:
         except Exception as error:
             told = str(error) or type(error).__name__
             raise ScanError(f"preparation step {name!r}: {told}") from error
+    try:
+        instrument.check(scan)
+    except ReaderError as error:
+        raise ScanError(str(error)) from error
     return scan
 
 
@@ -222,7 +229,7 @@ def pose(
         return Task(plan, scan, problem, plan.build(weight).to(device), weight)
 
 
-def run(task: Task, watcher: Watcher | None = None, begun: Solution | None = None) -> Outcome:
+def run(task: Task, watcher: Watcher | None = None, begun: Solution | None = None) -> Solution:
     """Solve a task.
 
     Args:
@@ -235,11 +242,15 @@ def run(task: Task, watcher: Watcher | None = None, begun: Solution | None = Non
     """
     with _explained(task.plan.title):
         if begun is None:
-            solution = _solve(task, watcher, None)
-        elif begun.status == "interrupted":
-            solution = _joined(begun, _solve(task, watcher, begun.state))
-        else:
-            solution = begun
+            return _solve(task, watcher, None)
+        if begun.status == "interrupted":
+            return _joined(begun, _solve(task, watcher, begun.state))
+        return begun
+
+
+def judge(task: Task, solution: Solution) -> Outcome:
+    """The prediction of a solution, and its residual against the data."""
+    with _explained(task.plan.title):
         predicted = task.problem.operator(solution.x)
         return Outcome(task, solution, predicted, assess(task.problem, predicted))
 
@@ -247,14 +258,15 @@ def run(task: Task, watcher: Watcher | None = None, begun: Solution | None = Non
 def _solve(task: Task, watcher: Watcher | None, state: State | None) -> Solution:
     table, problem = task.plan.solver, task.problem
     # A direct method is done in one step, whatever limit the recipe has.
-    iterations = 1 if getattr(task.solver, "one_step", False) else table.iterations
+    one_step = bool(getattr(task.solver, "one_step", False))
+    iterations = 1 if one_step else table.iterations
 
     def watch(_: State, record: dict[str, float]) -> None:
         if watcher is not None:
             watcher.step(task.plan.title, record, iterations)
 
     initial = table.start == "initial" and state is None
-    return solve(
+    solution = solve(
         task.solver,
         problem,
         x0=problem.operator.initial(problem.data) if initial else None,
@@ -263,9 +275,12 @@ def _solve(task: Task, watcher: Watcher | None, state: State | None) -> Solution
         tolerance=table.tolerance,
         seconds=table.seconds,
         check_every=table.check_every,
-        objective=table.objective and iterations > 1,
+        objective=table.objective and not one_step,
         callbacks=[watch],
     )
+    if one_step and solution.status == "iterations":
+        return dataclasses.replace(solution, status="converged")
+    return solution
 
 
 def _joined(first: Solution, then: Solution) -> Solution:

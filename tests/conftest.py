@@ -9,6 +9,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+pytest_plugins = ["toy_fixtures"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from labrecon_ct.geometry import CTGeometry
 from numpy.typing import NDArray
 from torch import Tensor
+
+from labrecon_ct.geometry import CTGeometry
 
 Array = NDArray[np.float64]
 
@@ -64,7 +65,7 @@ def rays(geometry: CTGeometry, sub: int = 1) -> tuple[Array, Array]:
     """
     theta = np.asarray(geometry.angles)
     n = geometry.columns * sub
-    u = ((np.arange(n) + 0.5) / sub - geometry.columns / 2 - geometry.centre_offset)
+    u = (np.arange(n) + 0.5) / sub - geometry.columns / 2 - geometry.centre_offset
     u = u * geometry.column_pitch
     v = np.zeros(1)
     if geometry.rows is not None:
@@ -93,7 +94,7 @@ def chords(geometry: CTGeometry, *bodies: Ellipsoid, sub: int = 1) -> Tensor:
 
 
 def gaussian(geometry: CTGeometry, x0: float, y0: float, width: float) -> Tensor:
-    """A smooth blob in the plane (constant along z but for a window), row 0 at y = +max."""
+    """A smooth blob ``exp(−(Δx² + ½Δy² + z²)/2w²)``, row 0 at y = +max."""
     ny, nx = geometry.volume_shape[-2:]
     h = geometry.voxel[-1]
     x = (torch.arange(nx, dtype=torch.float64) - (nx - 1) / 2) * h
@@ -102,8 +103,18 @@ def gaussian(geometry: CTGeometry, x0: float, y0: float, width: float) -> Tensor
     if geometry.ndim == 2:
         return blob
     nz = geometry.volume_shape[0]
-    z = (torch.arange(nz, dtype=torch.float64) - (nz - 1) / 2) / nz
-    return torch.exp(-8 * z**2)[:, None, None] * blob
+    z = (torch.arange(nz, dtype=torch.float64) - (nz - 1) / 2) * geometry.voxel[0]
+    return torch.exp(-(z**2) / (2 * width**2))[:, None, None] * blob
+
+
+def gaussian_lines(geometry: CTGeometry, x0: float, y0: float, width: float) -> Tensor:
+    """Exact data of `gaussian`."""
+    point, direction = rays(geometry)
+    direction = direction / np.linalg.norm(direction, axis=-1, keepdims=True)
+    scale = np.array([1.0, math.sqrt(0.5), 0.0 if geometry.ndim == 2 else 1.0]) / width
+    p, d = (point - np.array([x0, y0, 0.0])) * scale, direction * scale
+    a, b, c = (d * d).sum(-1), (p * d).sum(-1), (p * p).sum(-1)
+    return torch.from_numpy(np.sqrt(2 * math.pi / a) * np.exp(-0.5 * (c - b * b / a)))
 
 
 def error(a: Tensor, b: Tensor) -> float:

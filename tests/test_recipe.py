@@ -100,7 +100,7 @@ def test_error_names_line_and_nearest(check, text, told):
 
 
 def test_all_errors_at_once(check):
-    got = message(check, "sed = 1\n[solver]\niteratons = 5\n")
+    got = message(check, "sed = 1\n[solver]\niterations = 0\n")
     assert len(got.splitlines()) == 2
 
 

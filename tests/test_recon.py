@@ -160,7 +160,8 @@ def test_unwritable_parent(toy_host, toy_scan, tmp_path):
     [
         ("missing.toy", None, "does not exist"),
         ("other.xyz", b"1", "none of the formats that 'toy' reads"),
-        ("cut.toy", b"PK\x03\x04cut", "is damaged"),
+        ("cut.toy", b"PK\x03\x04cut", "can not be read as npz: BadZipFile"),
+        ("text.toy", b"1 2 3", "is damaged"),
     ],
 )
 def test_bad_scan(toy_host, tmp_path, out, name, content, told):
@@ -304,7 +305,7 @@ def test_interrupt_in_a_comparison(monkeypatch, toy_host, toy_scan, out):
 
 def test_resume_refuses_another_scan(monkeypatch, toy_host, toy_scan, tmp_path, out):
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 40)
+        interrupt_at(patch, 150)
         with pytest.raises(Interrupted):
             reconstruct("toy", toy_scan, out, host=toy_host)
     other = write_toy(tmp_path / "other.toy", seed=1)

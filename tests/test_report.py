@@ -43,14 +43,14 @@ def test_sections(page):
         "Acquisition",
         "Provenance",
     ]
-    for text in ("scan.toy", "offset search", "0.25", "pixel size", "SHA-256", "lag-1", "2 mm"):
+    for text in ("scan.toy", "offset search", "0.25", "orientation", "SHA-256", "lag-1", "2 mm"):
         assert text in page
     assert "direct &amp; plain" in page
 
 
 def test_page_is_self_contained(page):
     """No address of any kind, in attributes, styles, scripts or pictures."""
-    assert not re.search(r"(https?:)?//[a-z]", page)
+    assert not re.search(r"(https?:)?//[a-z]", re.sub(r"data:image/png;base64,[^\"]+", "", page))
     sources = re.findall(r'(?:src|href)="([^"]{0,30})', page)
     assert sources
     assert all(source.startswith(("data:", "#")) for source in sources)
@@ -174,7 +174,9 @@ def test_masked_samples_do_not_count():
     weights = torch.ones(100, 100)
     weights[::7] = 0
     r[::7] = 1e6
-    quality = quality_of(r, labrecon.Gaussian(torch.tensor(1.0 + 1e-9, dtype=torch.float64)), weights)
+    quality = quality_of(
+        r, labrecon.Gaussian(torch.tensor(1.0 + 1e-9, dtype=torch.float64)), weights
+    )
     assert quality.masked == 1500
     assert quality.chi2 == pytest.approx(1.0, abs=0.05)
     assert float(quality.residual.abs().max()) < 10
@@ -215,3 +217,13 @@ def test_stack_in_the_report(toy_host, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text()
     for title in ("slice 0", "slice 1", "slice 2"):
         assert title in page
+
+
+def test_assumed_pixel_size_is_not_shown_as_a_length(toy_host, tmp_path):
+    scan = Toy().simulate(ToyGeometry(), torch.Generator().manual_seed(0))
+    scan = scan.replace(assumed={"pixel size": "1 px = 1 mm"})
+    reconstruct_scan(Toy(), scan, tmp_path / "out", host=toy_host)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "voxel size unknown" in page
+    assert "1/px" in page
+    assert "1/mm" not in page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -31,9 +33,13 @@ class ToyOperator(Operator):
         )
         self.every = geometry.every
         self.delay = delay
+        self.applications = 0
 
     def forward(self, x):
         time.sleep(self.delay)
+        self.applications += 1
+        if os.environ.get("TOY_CTRL_C_AT") == str(self.applications):
+            os.kill(os.getpid(), signal.SIGINT)
         blurred = 0.5 * x + 0.25 * (x.roll(1, -1) + x.roll(-1, -1))
         return blurred[..., :: self.every, :]
 
@@ -55,7 +61,7 @@ class ToyReader:
             ToyGeometry(size=data.shape[-1]),
             Gaussian(sigma),
             found={"counts": f"{tuple(data.shape)}"},
-            assumed={"pixel size": "0.5 mm"},
+            assumed={"orientation": "upright"},
             ignored={"/log": "text"},
             provenance={"format": "toy"},
         )

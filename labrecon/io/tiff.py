@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import tifffile  # noqa: TID253 - this module is itself imported only when it is used
+import tifffile
 from torch import Tensor
 
 from labrecon.io.plain import dumps

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import zarr  # noqa: TID253 - this module is itself imported only when it is used
+import zarr
 from torch import Tensor
 
 from labrecon.io.plain import plain

@@ -5,6 +5,8 @@ from labrecon.operators.difference import FiniteDifference
 from labrecon.operators.fourier import Fourier, MaskedFourier
 from labrecon.operators.matrix import Matrix
 from labrecon.operators.pointwise import Diagonal, Identity, Mask
+from labrecon.operators.sparse import SparseMatrix
+from labrecon.operators.unitary import Unitary
 from labrecon.operators.wavelet import Wavelet
 
 __all__ = [
@@ -16,5 +18,7 @@ __all__ = [
     "Mask",
     "MaskedFourier",
     "Matrix",
+    "SparseMatrix",
+    "Unitary",
     "Wavelet",
 ]

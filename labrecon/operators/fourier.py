@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from labrecon.design import FeasibleSet
 from labrecon.operator import Operator
-from labrecon.space import Space, SpaceError
+from labrecon.operators.unitary import Unitary
+from labrecon.space import Space, SpaceError, is_per_element
 
 __all__ = ["Fourier", "MaskedFourier", "centred_fft", "centred_ifft"]
 
@@ -28,16 +30,30 @@ def centred_ifft(y: Tensor, axes: tuple[int, ...]) -> Tensor:
 def _axes(space: Space, axes: tuple[int, ...] | None) -> tuple[int, ...]:
     if not space.dtype.is_complex:
         raise SpaceError(f"a Fourier transform needs a complex space, got {space.dtype}")
-    chosen = tuple(range(-space.ndim, 0)) if axes is None else axes
-    if any(a >= 0 or a < -space.ndim for a in chosen):
+    chosen = tuple(range(-space.ndim, 0)) if axes is None else tuple(axes)
+    if not chosen or any(a >= 0 or a < -space.ndim for a in chosen):
         raise SpaceError(f"count axes from the end, -{space.ndim} to -1, got {chosen}")
+    if len(set(chosen)) != len(chosen):
+        raise SpaceError(f"an axis is named twice in {chosen}")
     return chosen
 
 
-class Fourier(Operator):
+class Fourier(Unitary):
     """The orthonormal, centred DFT over ``axes`` (default all): unitary.
 
     ``y[k] = N^{−1/2} Σ_r x[r] e^{−i2π k r / N}`` with ``k``, ``r`` counted from ``N//2``.
+
+    Args:
+        space: complex domain; the range has its shape.
+        axes: transformed axes, counted from the end.
+
+    Raises:
+        SpaceError: the space is real, or an axis is missing, named twice or not negative.
+
+    Example:
+        >>> fourier = Fourier(Space((4,), torch.complex64))
+        >>> fourier(torch.ones(4, dtype=torch.complex64)).real
+        tensor([0., 0., 2., 0.])
     """
 
     def __init__(self, space: Space, axes: tuple[int, ...] | None = None) -> None:
@@ -52,10 +68,6 @@ class Fourier(Operator):
         """``Fᴴ y = F⁻¹ y``."""
         return centred_ifft(y, self.axes)
 
-    def normal(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
-        """``x`` without weights."""
-        return x if weights is None else super().normal(x, weights)
-
 
 class MaskedFourier(Operator):
     """Cartesian sampling ``y = m · F x`` with a mask ``m`` over all of k-space.
@@ -66,12 +78,26 @@ class MaskedFourier(Operator):
         space: complex domain.
         mask: real, broadcasts to the space; 0 and 1, or sampling weights in between.
         axes: transformed axes, counted from the end (default all).
+        feasible: what the scanner can sample; makes the mask a design.
+
+    Raises:
+        SpaceError: as `Fourier`, or the mask is complex or does not broadcast to the space.
+
+    Example:
+        >>> space = Space((4,), torch.complex64)
+        >>> sampling = MaskedFourier(space, torch.tensor([True, False, True, False]))
+        >>> sampling(torch.ones(4, dtype=torch.complex64)).real
+        tensor([0., 0., 2., 0.])
     """
 
     mask: Tensor
 
     def __init__(
-        self, space: Space, mask: Tensor, axes: tuple[int, ...] | None = None
+        self,
+        space: Space,
+        mask: Tensor,
+        axes: tuple[int, ...] | None = None,
+        feasible: FeasibleSet | None = None,
     ) -> None:
         super().__init__(space, Space(space.shape, space.dtype))
         self.axes = _axes(space, axes)
@@ -81,7 +107,12 @@ class MaskedFourier(Operator):
             raise SpaceError(
                 f"a mask {tuple(mask.shape)} does not broadcast to {space.shape}"
             ) from error
-        self.register_buffer("mask", mask.to(space.real_dtype))
+        if mask.is_complex():
+            raise SpaceError(f"a mask is real, got {mask.dtype}")
+        if feasible is None:
+            self.register_buffer("mask", mask.to(space.real_dtype))
+        else:
+            self.design("mask", mask.to(space.real_dtype), feasible)
 
     def forward(self, x: Tensor) -> Tensor:
         """``m · F x``."""
@@ -97,15 +128,25 @@ class MaskedFourier(Operator):
         return torch.fft.ifftn(power * torch.fft.fftn(x, dim=self.axes), dim=self.axes)
 
     def solve(
-        self, rhs: Tensor, rho: Tensor | float, *, weights: Tensor | None = None, **_: Any
+        self,
+        rhs: Tensor,
+        rho: Tensor | float,
+        *,
+        weights: Tensor | None = None,
+        **options: Any,
     ) -> Tensor:
-        """``Fᴴ (F rhs / (w m² + ρ))``."""
+        """``Fᴴ (F rhs / (w m² + ρ))``; conjugate gradients where ``ρ`` varies in the image."""
+        if not is_per_element(rho, self.domain.ndim):
+            return super().solve(rhs, rho, weights=weights, **options)
         spectrum = torch.fft.fftn(rhs, dim=self.axes) / (self._power(weights) + rho)
         return torch.fft.ifftn(spectrum, dim=self.axes)
 
+    def norm(self, iterations: int = 60, tolerance: float = 1e-4) -> float:
+        """The largest sampling weight."""
+        return float(self.mask.detach().abs().max())
+
     def _power(self, weights: Tensor | None) -> Tensor:
-        power = torch.broadcast_to(self.mask.square(), self.domain.shape)
-        if weights is not None:
-            power = weights * power
+        power = self.mask.square() if weights is None else weights * self.mask.square()
+        power = power.expand(torch.broadcast_shapes(power.shape, self.domain.shape))
         # The shifts of image space cancel between F and its adjoint; those of k-space remain.
         return torch.fft.ifftshift(power, dim=self.axes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -76,8 +77,9 @@ def histogram(residual: np.ndarray[Any, Any]) -> str:
 def profile(lines: Mapping[str, np.ndarray[Any, Any]], xlabel: str, ylabel: str) -> str:
     """One-dimensional data: a line each."""
     figure, axes = _figure(xlabel, ylabel)
-    for (title, values), colour in zip(lines.items(), _colours(), strict=False):
-        axes.plot(values, color=colour, linewidth=1.1, label=title)
+    # The first line is the one that matters: it lies on top.
+    for i, ((title, values), colour) in enumerate(zip(lines.items(), _colours(), strict=False)):
+        axes.plot(values, color=colour, linewidth=1.1, label=title, zorder=9 - i)
     if len(lines) > 1:
         axes.legend(frameon=False, labelcolor=_INK)
     return _svg(figure)
@@ -93,8 +95,8 @@ def _figure(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     # The object interface: pyplot keeps figures and a backend in global state.
     figure = Figure(figsize=(6.4, 3.4), layout="constrained", facecolor="none")
     axes = figure.add_subplot(facecolor="none")
-    axes.set_xlabel(xlabel, color=_INK)
-    axes.set_ylabel(ylabel, color=_INK)
+    axes.set_xlabel(textwrap.fill(xlabel, 70), color=_INK)
+    axes.set_ylabel(textwrap.fill(ylabel, 32), color=_INK)
     axes.tick_params(which="both", colors=_INK)
     axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
     for side, spine in axes.spines.items():

@@ -19,6 +19,8 @@ __all__ = ["SECTIONS", "Section"]
 
 #: Samples drawn in the histogram; more change nothing that one could see.
 _HISTOGRAM = 500_000
+#: Longer lists are described by their range.
+_LISTED = 8
 Array = NDArray[Any]
 
 
@@ -56,11 +58,11 @@ def _modulus(image: Array) -> Array:
 def _reconstruction(data: ReportData) -> Section:
     x = data.main.solution.x
     if x.ndim < 2:
-        line = plots.profile({"estimate": _array(x).real}, data.axes[0], data.instrument.unit)
+        line = plots.profile({"estimate": _array(x).real}, data.axes[0], data.unit)
         return Section("Reconstruction", plots=[("", line)])
     images = _images(data, x)
     window = window_of([image for _, image, _ in images])
-    unit = data.instrument.unit
+    unit = data.unit
     shown = [picture(t, image, window, unit=unit, pixel=p) for t, image, p in images]
     if x.is_complex():
         planes = slices(_array(x), data.axes, data.voxel_size)
@@ -90,7 +92,7 @@ def _profiles(named: dict[str, Tensor], data: ReportData) -> list[tuple[str, str
             image = _images(data, x)[0][1]
             lines[title] = np.take(image, image.shape[axis] // 2, axis=axis)
         middle = ("row", "column")[axis]
-        plot = plots.profile(lines, data.axes[-1 - axis], data.instrument.unit)
+        plot = plots.profile(lines, data.axes[-1 - axis], data.unit)
         drawn.append((f"middle {middle}", plot))
     return drawn
 
@@ -102,7 +104,7 @@ def _comparison(data: ReportData) -> Section | None:
         return None
     main = _images(data, x)
     window = window_of([image for _, image, _ in main])
-    unit = data.instrument.unit
+    unit = data.unit
     named = [(outcome.task.plan.title, outcome.solution.x) for outcome in data.outcomes]
     if truth is not None and truth.shape == x.shape:
         named.append(("truth", truth))
@@ -203,6 +205,12 @@ def _preparation(data: ReportData) -> Section | None:
 
 def _short(value: Any) -> str:
     value = plain(value)
+    if isinstance(value, list) and len(value) > _LISTED:
+        if all(isinstance(item, int | float) for item in value):
+            return f"{len(value)} values, {min(value):.6g} to {max(value):.6g}"
+        return f"{len(value)} entries"
+    if isinstance(value, list):
+        return ", ".join(_short(item) for item in value) or "none"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
@@ -237,7 +245,11 @@ def _residual(data: ReportData) -> Section:
 
 def _acquisition(data: ReportData) -> Section:
     geometry = plain(data.scan.geometry)
-    rows = [("geometry", str(key), _short(value)) for key, value in geometry.items()]
+    rows = [
+        ("geometry", str(key), _short(value))
+        for key, value in geometry.items()
+        if value is not None
+    ]
     for group in ("found", "assumed", "ignored"):
         rows += [(group, str(key), str(v)) for key, v in getattr(data.scan, group).items()]
     return Section("Acquisition", columns=("", "what", "value"), rows=rows)

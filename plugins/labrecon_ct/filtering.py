@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -51,8 +51,9 @@ def filtered_backprojection(operator: CTProjector, y: Tensor, window: str = "ram
     """``(*batch, *range)`` to ``(*batch, *domain)`` in 1/mm.
 
     Views are weighted by their angular spacing, and rays measured twice share their weight: full
-    turns, short scans (Parker) and offset detectors (half acquisition) need no option. Less than a
-    short scan is summed as it is and shows the missing wedge.
+    turns, short scans (Noo's form of Parker's weights) and offset detectors (half acquisition) need
+    no option. Less than a short scan is summed as it is and shows the missing wedge. A tilted
+    detector's data are turned upright first. Gradients by angles and centre leave out the weights.
     """
     geometry = operator.flat
     batch = operator.range.batch(y)
@@ -64,8 +65,8 @@ def filtered_backprojection(operator: CTProjector, y: Tensor, window: str = "ram
     pitch = geometry.column_pitch / geometry.magnification
     u = torch.arange(columns, dtype=torch.float64, device=y.device) - (columns - 1) / 2
     u = (u - centre.to(y.device)) * pitch
-    if geometry.ndim == 3:
-        weights = weights[None]
+    if geometry.detector_tilt:
+        data = _upright(geometry, data)
     data = data * weights
     if geometry.beam == "cone":
         data = data * _cosines(geometry, u, y.device).to(data)
@@ -79,6 +80,24 @@ def filtered_backprojection(operator: CTProjector, y: Tensor, window: str = "ram
     middle = (geometry.columns - 1) / 2 + centre.to(y.device) + left
     image = _backproject(geometry, data, angles.to(y.device), middle)
     return image.reshape(*batch, *operator.domain.shape)
+
+
+def _upright(geometry: CTGeometry, data: Tensor) -> Tensor:
+    """Data ``(batch, row, angle, column)`` as a detector without tilt would have them."""
+    rows, columns = geometry.rows or 1, geometry.columns
+    steps = geometry.row_pitch or 1.0, geometry.column_pitch
+    middle = 0.5 * (rows - 1), 0.5 * (columns - 1)
+    v = ((torch.arange(rows) - middle[0]) * steps[0])[:, None]
+    u = (torch.arange(columns) - middle[1]) * steps[1]
+    cos_t, sin_t = math.cos(geometry.detector_tilt), math.sin(geometry.detector_tilt)
+    column = (u * cos_t + v * sin_t) / steps[1] / max(middle[1], 0.5)
+    row = (v * cos_t - u * sin_t) / steps[0] / max(middle[0], 0.5)
+    grid = torch.stack([column, row], -1).to(data)
+    panels = data.transpose(1, 2).flatten(0, 1)[:, None]
+    turned = torch.nn.functional.grid_sample(
+        panels, grid.expand(len(panels), -1, -1, -1), align_corners=True
+    )
+    return turned[:, 0].unflatten(0, (len(data), -1)).transpose(1, 2)
 
 
 def _cosines(geometry: CTGeometry, u: Tensor, device: torch.device) -> Tensor:
@@ -104,7 +123,7 @@ def _backproject(geometry: CTGeometry, data: Tensor, angles: Tensor, middle: Ten
     """
     *_, ny, nx = geometry.volume_shape
     size = geometry.voxel[-1]
-    options = {"dtype": torch.float64, "device": data.device}
+    options: dict[str, Any] = {"dtype": torch.float64, "device": data.device}
     x = (torch.arange(nx, **options) - (nx - 1) / 2) * size
     y = (((ny - 1) / 2 - torch.arange(ny, **options)) * size)[:, None]
     pitch = geometry.column_pitch / geometry.magnification
@@ -112,7 +131,11 @@ def _backproject(geometry: CTGeometry, data: Tensor, angles: Tensor, middle: Ten
     for view, theta in enumerate(angles):
         s = x * theta.cos() + y * theta.sin()
         if geometry.beam == "parallel":
-            image = image + _column(data[..., view, :], s / pitch + middle)
+            depth, column = torch.ones_like(s), s / pitch + middle
+            panel = data[..., view, :]
+            flat = geometry.ndim == 2
+            seen = _column(panel, column) if flat else _cone(geometry, panel, column, depth)
+            image = image + seen
             continue
         distance = geometry.source_origin or 0.0
         # Depth below the source along the central ray, over the source-axis distance.
@@ -122,7 +145,7 @@ def _backproject(geometry: CTGeometry, data: Tensor, angles: Tensor, middle: Ten
         if geometry.ndim == 2:
             image = image + scale * _column(data[..., view, :], column)
         else:
-            image = image + scale * _cone(geometry, data[:, :, view], column, depth)
+            image = image + scale * _cone(geometry, data[..., view, :], column, depth)
     return image
 
 

@@ -24,12 +24,12 @@ class CTGeometry(BaseModel):
     detector row 0 at ``v = −max``. Sample ``i`` of ``n`` is at ``(i − (n − 1)/2) · pitch``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     beam: Literal["parallel", "cone"] = Field(
         "parallel", description="parallel rays, or a point source (2D: a fan; 3D: a cone)"
     )
-    angles: tuple[float, ...] = Field(description="rotation angle of each view in rad", min_length=1)
+    angles: tuple[float, ...] = Field(min_length=1, description="rotation of each view in rad")
     columns: int = Field(ge=1, description="detector columns, across the rotation axis")
     column_pitch: float = Field(1.0, gt=0, description="distance of columns in mm")
     rows: int | None = Field(None, ge=1, description="detector rows; none for a 2D geometry")
@@ -71,37 +71,39 @@ class CTGeometry(BaseModel):
         if not isinstance(values, dict) or "columns" not in values:
             return values
         values = dict(values)
-        distances = values.get("source_origin"), values.get("origin_detector")
-        magnification = 1.0
-        if values.get("beam", "parallel") == "cone" and None not in distances:
-            magnification = (distances[0] + distances[1]) / distances[0]
-        if values.get("rows") is not None:
-            if values.get("row_pitch") is None:
-                values["row_pitch"] = values.get("column_pitch", 1.0)
+        pitch = values.get("column_pitch", 1.0)
+        rows, row_pitch = values.get("rows"), values.get("row_pitch")
+        lengths = [values.get("source_origin", 1.0), values.get("origin_detector", 0.0), pitch]
+        if row_pitch is not None:
+            lengths.append(row_pitch)
+        if not all(isinstance(a, int | float) for a in lengths) or not lengths[0] > 0:
+            return values  # the fields' own checks say what is wrong
+        cone = values.get("beam", "parallel") == "cone"
+        magnification = (lengths[0] + lengths[1]) / lengths[0] if cone else 1.0
+        if rows is not None:
+            if row_pitch is None:
+                row_pitch = values["row_pitch"] = pitch
             if values.get("slice_thickness") is None:
-                values["slice_thickness"] = values["row_pitch"] / magnification
+                values["slice_thickness"] = row_pitch / magnification
         if values.get("voxel_size") is None:
-            values["voxel_size"] = values.get("column_pitch", 1.0) / magnification
+            values["voxel_size"] = pitch / magnification
         if not values.get("volume_shape"):
             n = values["columns"]
-            rows = values.get("rows")
             values["volume_shape"] = (n, n) if rows is None else (rows, n, n)
         return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         views = len(self.angles)
-        if not all(math.isfinite(a) for a in self.angles):
-            raise ValueError("angles must be finite numbers")
-        if max(abs(a) for a in self.angles) > 8 * math.pi:
+        if max(abs(a) for a in self.angles) > 4 * math.pi:
             warnings.warn(
-                f"angles reach {max(self.angles, key=abs):.4g} rad, more than four turns: were "
+                f"angles reach {max(self.angles, key=abs):.4g} rad, more than two turns: were "
                 "degrees given as radians?",
                 stacklevel=2,
             )
-        if self.beam == "cone" and self.vectors is None:
-            if self.source_origin is None or self.origin_detector is None:
-                raise ValueError("a cone beam needs source_origin and origin_detector in mm")
+        placed = self.source_origin is not None and self.origin_detector is not None
+        if self.beam == "cone" and self.vectors is None and not placed:
+            raise ValueError("a cone beam needs source_origin and origin_detector in mm")
         if len(self.volume_shape) != self.ndim or min(self.volume_shape) < 1:
             raise ValueError(
                 f"volume_shape needs {self.ndim} positive sizes for "
@@ -136,9 +138,10 @@ class CTGeometry(BaseModel):
     @property
     def magnification(self) -> float:
         """Source–detector over source–axis distance; 1 for parallel rays."""
-        if self.source_origin is None or self.origin_detector is None:
+        if self.beam == "parallel" or None in (self.source_origin, self.origin_detector):
             return 1.0
-        return (self.source_origin + self.origin_detector) / self.source_origin
+        assert self.source_origin is not None
+        return 1.0 + (self.origin_detector or 0.0) / self.source_origin
 
     @property
     def voxel(self) -> tuple[float, ...]:
@@ -179,6 +182,10 @@ class CTGeometry(BaseModel):
                 "volume_shape": self.volume_shape[1:],
             }
         )
+
+    def moved(self, angles: Sequence[float], centre_offset: float) -> CTGeometry:
+        """The same acquisition with other angles and rotation axis."""
+        return self.model_copy(update={"angles": tuple(angles), "centre_offset": centre_offset})
 
     def select(self, views: Sequence[int]) -> CTGeometry:
         """The same acquisition with some of the views."""

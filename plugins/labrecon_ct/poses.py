@@ -18,14 +18,16 @@ def poses(geometry: CTGeometry, angles: Tensor, centre: Tensor) -> Tensor:
     2D geometries lie in the plane z = 0.
 
     Args:
-        geometry: distances, pitches and tilt; its ``vectors``, if any, are returned as they are.
+        geometry: distances, pitches and tilt; ``vectors``, if any, take the place of the angles.
         angles: of each view in rad.
         centre: offset of the rotation axis from the detector's middle, in columns. The detector
             is moved so that the axis falls on that column.
     """
     if geometry.vectors is not None:
         given = torch.tensor(geometry.vectors, dtype=angles.dtype, device=angles.device)
-        return given if geometry.ndim == 3 else _lifted(given)
+        given = given if geometry.ndim == 3 else _lifted(given)
+        source, middle, u, v = given.split(3, dim=-1)
+        return torch.cat([source, middle - centre * u, u, v], -1)
     zero = torch.zeros_like(angles)
     across = torch.stack([angles.cos(), angles.sin(), zero], -1)
     along = torch.stack([angles.sin(), -angles.cos(), zero], -1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, Literal, Protocol, Self
+from collections.abc import Sequence
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from labrecon.design import Box
 from labrecon_ct.backends import cache
 from labrecon_ct.backends.rays import RayBackend
 from labrecon_ct.geometry import CTGeometry
+from labrecon_ct.motion import Backend, backproject, project
 from labrecon_ct.poses import poses
 
 __all__ = ["CTMemoryError", "CTProjector"]
@@ -28,13 +30,6 @@ BackendName = Literal["auto", "matrix", "astra", "rays"]
 
 class CTMemoryError(MemoryError):
     """The geometry needs more memory than there is."""
-
-
-class Backend(Protocol):
-    """A linear map from ``(batch, *image)`` to ``(batch, *data)`` and its transpose."""
-
-    def forward(self, x: Tensor) -> Tensor: ...
-    def backward(self, y: Tensor) -> Tensor: ...
 
 
 class CTProjector(Operator):
@@ -56,7 +51,11 @@ class CTProjector(Operator):
     nuisance. With the rays backend their gradients are those of the interpolated integrals; with
     the others they follow the rotation generator, ``∂_θ P_θ f = P_θ(x ∂_y f − y ∂_x f)``, and
     ``∂_c p = −∂_s p``: right for smooth objects to about 1 %, where pixel-exact derivatives of a
-    line kernel are useless for descent. New values of either rebuild the projector.
+    line kernel are useless for descent. They are differentiable again, to any order.
+
+    At other values than the geometry's, the matrix backend works through ASTRA's projector of the
+    same kernel, which needs no building; `settled` gives a projector with a matrix for them. A
+    geometry given by vectors has no design ``angles``.
 
     Args:
         geometry: the acquisition.
@@ -73,6 +72,9 @@ class CTProjector(Operator):
         ValueError: the backend can not do this geometry.
     """
 
+    angles: Tensor
+    centre: Tensor
+
     def __init__(
         self,
         geometry: CTGeometry,
@@ -85,7 +87,8 @@ class CTProjector(Operator):
         device: torch.device | str = "cpu",
         debug: bool = False,
     ) -> None:
-        self._built: tuple[Tensor, Tensor, Backend] | None = None
+        self._built: Backend | None = None
+        self._moved: tuple[Tensor, Tensor, Backend] | None = None
         names = ("z", "y", "x")[-geometry.ndim :]
         data_names = ("angle", "detector") if geometry.ndim == 2 else ("row", "angle", "column")
         super().__init__(
@@ -99,12 +102,15 @@ class CTProjector(Operator):
         self.filter = filter
         self.debug = debug
         self.memory_budget = memory_budget
-        self.asked: str = backend
+        self.asked: BackendName = backend
         self._select(torch.device(device))
         angles = torch.tensor(geometry.angles, dtype=torch.float64)
-        self.design("angles", angles, Box(unit="rad"))
+        if geometry.vectors is None:
+            self.design("angles", angles, Box(unit="rad"))
+        else:
+            self.register_buffer("angles", angles)
         self.nuisance("centre", torch.tensor(geometry.centre_offset, dtype=torch.float64))
-        self._start = (angles.clone(), self.centre.detach().clone())
+        self._start = angles.clone(), self.centre.detach().clone()
         if torch.device(device).type != "cpu":
             self.to(device)
 
@@ -115,7 +121,7 @@ class CTProjector(Operator):
         log.info("CT backend %s: %s", self.backend, self.reason)
         unmatched = self.backend == "astra" and device.type == "cuda"
         self.adjoint_mismatch = CUDA_MISMATCH if unmatched else 0.0
-        self._built = None
+        self._built = self._moved = None
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         """Move to another device: choose the backend again."""
@@ -131,23 +137,26 @@ class CTProjector(Operator):
         """Line integrals of ``x``."""
         batch = self.domain.batch(x)
         images = x.reshape(-1, *self.flat.volume_shape)
-        if self.backend == "rays" and self._learns:
+        if not self._learns:
+            at = self._at()
+            lines = linear_function(images, at.forward, at.backward)
+        elif self.backend == "rays":
             centre = self.centre.to(self.angles)
             lines = RayBackend(self.flat, poses(self.flat, self.angles, centre)).project(images)
         else:
-            at = self._at()
-            lines = linear_function(images, at.forward, at.backward)
-            if self._learns:
-                lines = self._with_derivatives(lines, images, at)
-        return self._stacked(lines).reshape(*batch, *self.range.shape)
+            lines = project(images, self.angles, self.centre, self._at())
+        return lines.reshape(*batch, *self.range.shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """Back-projection ``Aᵀ y`` (unfiltered)."""
-        if self._learns:
+        lines = y.reshape(-1, *self.flat.data_shape)
+        if not self._learns:
+            at = self._at()
+            images = linear_function(lines, at.backward, at.forward)
+        elif self.backend == "rays":
             return Operator.adjoint(self, y)
-        at = self._at()
-        lines = self._sliced(y.reshape(-1, *self.range.shape))
-        images = linear_function(lines, at.backward, at.forward)
+        else:
+            images = backproject(lines, self.angles, self.centre, self._at())
         return images.reshape(*self.range.batch(y), *self.domain.shape)
 
     def initial(self, y: Tensor) -> Tensor:
@@ -163,74 +172,63 @@ class CTProjector(Operator):
         wanted = self.angles.requires_grad or self.centre.requires_grad
         return wanted and torch.is_grad_enabled()
 
-    def _stacked(self, lines: Tensor) -> Tensor:
-        """``(batch · row, angle, column)`` as ``(batch, row, angle, column)`` where slicewise."""
-        return lines.reshape(-1, *self.range.shape)
-
-    def _sliced(self, data: Tensor) -> Tensor:
-        return data.reshape(-1, *self.flat.data_shape)
-
-    # -- derivatives by angle and centre -------------------------------------------------------
-
-    def _with_derivatives(self, lines: Tensor, images: Tensor, at: Backend) -> Tensor:
-        """Add terms that are 0 in value and carry the derivatives by angle and centre."""
-        if self.angles.requires_grad:
-            turned = linear_function(self._rotation(images), at.forward, at.backward)
-            delta = (self.angles - self.angles.detach()).to(lines.dtype)
-            lines = lines + delta[:, None] * turned
-        if self.centre.requires_grad:
-            slope = torch.gradient(lines, dim=-1)[0]
-            lines = lines - (self.centre - self.centre.detach()).to(lines.dtype) * slope
-        return lines
-
-    def _rotation(self, images: Tensor) -> Tensor:
-        """``x ∂_y f − y ∂_x f`` by central differences, y up."""
-        ny, nx = images.shape[-2:]
-        options = {"dtype": images.dtype, "device": images.device}
-        x = torch.arange(nx, **options) - (nx - 1) / 2
-        y = (ny - 1) / 2 - torch.arange(ny, **options)
-        d_row, d_x = torch.gradient(images, dim=(-2, -1))
-        return -x * d_row - y[:, None] * d_x
-
     # -- backends ------------------------------------------------------------------------------
 
-    def _at(self) -> Backend:
-        """The backend for the present angles and centre, rebuilt where they have changed."""
-        angles, centre = self.angles.detach(), self.centre.detach()
-        if self._built is not None:
-            known_angles, known_centre, at = self._built
-            if torch.equal(known_angles, angles) and torch.equal(known_centre, centre):
-                return at
-        at = self._build(angles, centre)
-        self._built = angles.clone(), centre.clone(), at
-        return at
+    @property
+    def memory(self) -> int:
+        """Bytes that the projection matrix takes; 0 before it is made and for other backends."""
+        return int(getattr(self._built, "bytes", 0))
 
-    def _build(self, angles: Tensor, centre: Tensor) -> Backend:
-        pose = poses(self.flat, angles, centre.to(angles))
+    def settled(self) -> CTProjector:
+        """A projector whose geometry has the present angles and centre, with its own matrix."""
+        return CTProjector(
+            self.geometry.moved(self.angles.tolist(), float(self.centre)),
+            backend=self.asked,
+            kernel=self.kernel,
+            memory_budget=self.memory_budget,
+            filter=self.filter,
+            dtype=self.domain.dtype,
+            device=self.angles.device,
+            debug=self.debug,
+        )
+
+    def _at(self) -> Backend:
+        """The backend at the present angles and centre; never that of earlier ones."""
+        angles, centre = self.angles.detach(), self.centre.detach()
+        if angles.shape != self._start[0].shape:
+            raise ValueError(f"{len(self._start[0])} angles, one per view, got {len(angles)}")
+        if _same(self._start, angles, centre):
+            if self._built is None:
+                self._built = self._build(self.flat, angles, centre)
+            return self._built
+        if self._moved is None or not _same(self._moved, angles, centre):
+            geometry = self.flat.moved(angles.tolist(), float(centre))
+            at = self._build(geometry, angles, centre, moved=True)
+            self._moved = angles.clone(), centre.clone(), at
+        return self._moved[2]
+
+    def _build(
+        self, geometry: CTGeometry, angles: Tensor, centre: Tensor, moved: bool = False
+    ) -> Backend:
+        pose = poses(geometry, angles.double(), centre.double())
         if self.backend == "rays":
-            return RayBackend(self.flat, pose)
+            return RayBackend(geometry, pose)
         from labrecon_ct.backends.direct import AstraBackend
         from labrecon_ct.backends.matrix import MatrixBackend
 
-        if self.kernel == "strip" and self.flat.beam == "cone" and not self._as_built(
-            angles, centre
-        ):
-            raise ValueError('a fan\'s strip kernel can not change its angles: take kernel="line"')
         values = pose.cpu().numpy()
-        if self.backend == "matrix":
-            keep = self._as_built(angles, centre)
-            return MatrixBackend(self.flat, values, self.kernel, keep=keep)
-        cuda = angles.is_cuda
-        return AstraBackend(self.flat, values, self.kernel, cuda=cuda, debug=self.debug)
-
-    def _as_built(self, angles: Tensor, centre: Tensor) -> bool:
-        return torch.equal(self._start[0], angles.cpu()) and torch.equal(
-            self._start[1], centre.cpu()
-        )
+        # A matrix takes as long to make as some sixty slices take to project.
+        if self.backend == "matrix" and not moved:
+            return MatrixBackend(geometry, values, self.kernel)
+        return AstraBackend(geometry, values, self.kernel, cuda=angles.is_cuda, debug=self.debug)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the backend, which holds handles of another library."""
-        return {**self.__dict__, "_built": None}
+        return {**self.__dict__, "_built": None, "_moved": None}
+
+
+def _same(known: Sequence[Any], angles: Tensor, centre: Tensor) -> bool:
+    return torch.equal(known[0].to(angles), angles) and torch.equal(known[1].to(centre), centre)
 
 
 def _choose(
@@ -267,7 +265,7 @@ def _choose(
         raise ValueError("the matrix backend computes 2D geometries on the CPU")
     need = matrix_bytes(geometry, kernel) / GIB
     free = cache.available_memory() / GIB
-    fits = need <= budget and need * BUILD_FACTOR / 2 <= free
+    fits = need <= budget and need * BUILD_FACTOR <= free
     about = f"the matrix takes about {need:.2f} GiB (budget {budget:g}, free memory {free:.1f})"
     if wanted == "matrix" and not fits:
         raise CTMemoryError(f"{about}: raise memory_budget or take backend='astra'")

@@ -1,4 +1,4 @@
-"""Weights of views and rays: angular spacing, rays measured twice, short scans, offset detectors."""
+"""Weights of rays: angular spacing, rays measured twice, short scans, offset detectors."""
 
 from __future__ import annotations
 
@@ -13,12 +13,24 @@ __all__ = ["coverage", "missing_columns", "view_weights"]
 
 
 def coverage(angles: Tensor) -> float:
-    """Angle that the views cover in rad, their own spacing included: π for a 180° scan."""
+    """Angle that the views cover in rad, their own spacing included: π for a 180° scan.
+
+    At most 2π; views of several turns, or that pass 360°, are taken modulo 2π.
+    """
+    return _arc(angles)[1]
+
+
+def _arc(angles: Tensor) -> tuple[float, float]:
+    """Where the views start, going round from the largest gap, and what they cover."""
     if len(angles) < 2:
-        return 0.0
-    ordered = angles.sort().values
-    gaps = ordered.diff()
-    return float(ordered[-1] - ordered[0] + gaps.median())
+        return float(angles[0]) if len(angles) else 0.0, 0.0
+    ordered = (angles % (2 * math.pi)).sort().values
+    gaps = torch.cat([ordered.diff(), ordered[:1] + 2 * math.pi - ordered[-1:]])
+    widest = int(gaps.argmax())
+    missing = float(gaps[widest])
+    usual = (2 * math.pi - missing) / (len(angles) - 1)
+    start = float(ordered[(widest + 1) % len(angles)])
+    return start, 2 * math.pi if missing <= 3 * usual else 2 * math.pi - missing + usual
 
 
 def view_weights(geometry: CTGeometry, angles: Tensor, centre: Tensor) -> Tensor:
@@ -29,8 +41,7 @@ def view_weights(geometry: CTGeometry, angles: Tensor, centre: Tensor) -> Tensor
         angles: of the views in rad.
         centre: offset of the rotation axis in columns.
     """
-    span = coverage(angles)
-    full = span > 1.95 * math.pi
+    full = coverage(angles) > 1.95 * math.pi
     if geometry.beam == "parallel":
         period = 2 * math.pi if full else math.pi
         spacing = _spacing(angles, period)
@@ -39,7 +50,7 @@ def view_weights(geometry: CTGeometry, angles: Tensor, centre: Tensor) -> Tensor
     if full:
         spacing = _spacing(angles, 2 * math.pi)
         return 0.5 * spacing[:, None] * _overlap(geometry, centre, full).to(spacing)
-    return _spacing(angles, 2 * math.pi)[:, None] * _parker(geometry, angles, centre, span)
+    return _spacing(angles, 2 * math.pi)[:, None] * _short_scan(geometry, angles, centre)
 
 
 def _spacing(angles: Tensor, period: float) -> Tensor:
@@ -83,23 +94,27 @@ def missing_columns(geometry: CTGeometry, centre: Tensor) -> tuple[int, int]:
     return (lacking, 0) if excess < 0 else (0, lacking)
 
 
-def _parker(geometry: CTGeometry, angles: Tensor, centre: Tensor, span: float) -> Tensor:
-    """Short-scan weights (Parker 1982, with Silver's 2000 overscan); 1 below a short scan."""
+def _short_scan(geometry: CTGeometry, angles: Tensor, centre: Tensor) -> Tensor:
+    """Shares of rays measured twice on less than a full turn of a fan.
+
+    ``m = c(β) / (c(β) + c(β'))`` with ``β' = β + π − 2γ`` where the ray is seen from behind and
+    ``c`` fading out at both ends of the arc (Noo et al. 2002). It does what Parker's weights do on
+    a short scan, needs no least arc, and leaves rays that are measured once at 1.
+    """
     columns = geometry.columns
     pitch = geometry.column_pitch / geometry.magnification
     u = torch.arange(columns, dtype=torch.float64) - (columns - 1) / 2 - float(centre)
-    # Parker's fan angle grows with the source's turn: against our column axis.
-    gamma = -torch.atan(u * pitch / (geometry.source_origin or 1.0))
-    delta = 0.5 * (span - math.pi)
-    if delta < float(gamma.abs().max()):
-        return torch.ones(len(angles), columns, dtype=torch.float64)
-    step = span / len(angles)
-    beta = (angles - angles.min()).cpu()[:, None] + 0.5 * step
-    # A ray (β, γ) is seen again at (β + π + 2γ, −γ).
-    first = 2 * (delta - gamma)
-    last = math.pi - 2 * gamma
-    rising = torch.sin(0.25 * math.pi * beta / (delta - gamma).clamp_min(1e-6)).square()
-    fall = (math.pi + 2 * delta - beta) / (delta + gamma).clamp_min(1e-6)
-    falling = torch.sin(0.25 * math.pi * fall).square()
-    weight = torch.where(beta < first, rising, torch.ones_like(rising))
-    return torch.where(beta > last, falling, weight)
+    gamma = torch.atan(u * pitch / (geometry.source_origin or 1.0))
+    start, span = _arc(angles)
+    half = 0.5 * span / len(angles)
+    # The arc begins half a spacing before its first view; never exactly at its end.
+    beta = (angles.cpu() - start + half) % (2 * math.pi)
+    fade = min(math.radians(10), 0.25 * span)
+
+    def present(angle: Tensor) -> Tensor:
+        depth = (torch.minimum(angle, span - angle) / fade).clamp(0, 1)
+        return torch.sin(0.5 * math.pi * depth).square()
+
+    here = present(beta).clamp_min(1e-6)[:, None]
+    behind = present((beta[:, None] + math.pi - 2 * gamma) % (2 * math.pi))
+    return here / (here + behind)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
+import time
+import zlib
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 __all__ = ["cache_folder", "load", "store"]
@@ -17,6 +20,8 @@ __all__ = ["cache_folder", "load", "store"]
 log = logging.getLogger("labrecon_ct")
 LIMIT = 4 * 2**30
 SMALLEST = 2**22
+#: seconds after which a half-written file is taken to be left by a run that died
+ABANDONED = 24 * 3600
 
 
 def cache_folder() -> Path:
@@ -27,39 +32,58 @@ def cache_folder() -> Path:
 def load(key: str) -> dict[str, Tensor] | None:
     """The tensors stored under ``key``, or None; a damaged file is removed."""
     path = cache_folder() / f"{key}.safetensors"
-    if not path.exists():
+    if not path.is_file():
         return None
     try:
-        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            expected = (file.metadata() or {}).get("checksum")
+        if _checksum(tensors) != expected:
+            raise OSError("its content does not have its checksum")
     except (SafetensorError, OSError) as error:
         log.warning("removed the damaged cache file %s (%s)", path, error)
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
         return None
-    path.touch()
+    with contextlib.suppress(OSError):
+        path.touch()
     return tensors
 
 
 def store(key: str, tensors: dict[str, Tensor]) -> None:
     """Store tensors, drop the least recently used ones above the limit; failing is harmless."""
-    size = sum(t.numel() * t.element_size() for t in tensors.values())
-    if not SMALLEST <= size <= LIMIT // 2:
+    if not SMALLEST <= bytes_of(*tensors.values()) <= LIMIT // 2:
         return
     folder = cache_folder()
+    temporary: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=folder, suffix=".part")
+        handle, name = tempfile.mkstemp(dir=folder, suffix=".part")
         os.close(handle)
-        save_file(tensors, temporary)
-        Path(temporary).replace(folder / f"{key}.safetensors")
+        temporary = Path(name)
+        save_file(tensors, temporary, metadata={"checksum": _checksum(tensors)})
+        temporary.replace(folder / f"{key}.safetensors")
         _trim(folder)
     except (OSError, SafetensorError) as error:
         log.warning("the projection matrix was not cached in %s: %s", folder, error)
-        for leftover in folder.glob("*.part"):
-            leftover.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    # A file's header can be whole and its numbers not: a wrong index crashes, a wrong value lies.
+    value = 0
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].numpy().data, value)
+    return f"{value:08x}"
 
 
 def _trim(folder: Path) -> None:
-    files = sorted(folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime)
+    for leftover in folder.glob("*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > ABANDONED:
+                leftover.unlink()
+    files = sorted(folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime_ns)
     total = sum(p.stat().st_size for p in files)
     for path in files:
         if total <= LIMIT:
@@ -69,8 +93,12 @@ def _trim(folder: Path) -> None:
 
 
 def available_memory() -> int:
-    """Bytes of memory that are free now, or a guess of 8 GiB where the system does not say."""
+    """Bytes that can be had without swapping, or a guess of 8 GiB where the system does not say."""
     try:
+        # Free pages alone would leave out what the system lends to its file cache.
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return 8 * 2**30

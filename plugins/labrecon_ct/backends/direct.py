@@ -21,6 +21,7 @@ from labrecon_ct.geometry import CTGeometry
 
 __all__ = ["AstraBackend"]
 
+
 class AstraBackend:
     """One ASTRA projector; 2D batches are a loop over slices.
 
@@ -55,8 +56,10 @@ class AstraBackend:
         self.data = geometry.data_shape
         self.image = geometry.volume_shape
         projection, volume = geometries(geometry, poses, kernel)
-        name = projector_type(geometry, kernel) if not cuda else (
-            "cuda3d" if self.volumetric else "cuda"
+        name = (
+            projector_type(geometry, kernel)
+            if not cuda
+            else ("cuda3d" if self.volumetric else "cuda")
         )
         self.room = astra.projector3d if self.volumetric else astra.projector
         self.identifier = astra.create_projector(name, projection, volume)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from typing import Any
 
 import numpy as np
+import scipy.sparse
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -25,8 +27,10 @@ __all__ = ["MatrixBackend", "matrix_bytes"]
 log = logging.getLogger("labrecon_ct")
 #: index and value of one entry
 ENTRY = 4 + 4
-#: ASTRA and SciPy hold copies in double precision while the matrix is made.
-BUILD_FACTOR = 3.5
+#: Memory while the matrix is made over what it takes in the end.
+BUILD_FACTOR = 1.7
+#: Rays of one piece of the matrix: ASTRA and SciPy hold several copies of a piece.
+PIECE = 2**14
 
 
 def matrix_bytes(geometry: CTGeometry, kernel: str) -> float:
@@ -38,19 +42,16 @@ def matrix_bytes(geometry: CTGeometry, kernel: str) -> float:
 class MatrixBackend:
     """Sparse matrix products: exact adjoint, all slices of a batch in one product."""
 
-    def __init__(
-        self, geometry: CTGeometry, poses: NDArray[np.float64], kernel: str, *, keep: bool
-    ) -> None:
+    def __init__(self, geometry: CTGeometry, poses: NDArray[np.float64], kernel: str) -> None:
         self.image = geometry.volume_shape
         self.data = geometry.data_shape
-        key = f"ct-{geometry.fingerprint()}-{kernel}-v1"
-        tensors = cache.load(key) if keep else None
+        key = f"ct-{geometry.fingerprint()}-{kernel}-v2"
+        tensors = cache.load(key)
         if tensors is None:
             begin = time.perf_counter()
             tensors = _build(geometry, poses, kernel)
             log.info("projection matrix made in %.1f s", time.perf_counter() - begin)
-            if keep:
-                cache.store(key, tensors)
+            cache.store(key, tensors)
         rows, columns = np.prod(self.data), np.prod(self.image)
         self.matrix = _csr(tensors, "", (int(rows), int(columns)))
         self.transpose = _csr(tensors, "t_", (int(columns), int(rows)))
@@ -72,24 +73,37 @@ def _product(matrix: Tensor, batch: Tensor) -> Tensor:
 
 
 def _build(geometry: CTGeometry, poses: NDArray[np.float64], kernel: str) -> dict[str, Tensor]:
+    views = max(1, PIECE // geometry.columns)
+    pieces = []
+    for start in range(0, len(poses), views):
+        chosen = range(start, min(start + views, len(poses)))
+        pieces.append(_piece(geometry.select(chosen), poses[start : start + views], kernel))
+    sparse = scipy.sparse.vstack(pieces, format="csr")
+    del pieces
+    # torch wants row starts and columns of one type; 2³¹ entries need the wide one.
+    integer = np.int32 if sparse.nnz < 2**31 else np.int64
+    tensors = {}
+    for prefix, m in (("", sparse), ("t_", sparse.T.tocsr())):
+        m.sort_indices()
+        tensors[f"{prefix}start"] = torch.from_numpy(m.indptr.astype(integer, copy=False))
+        tensors[f"{prefix}index"] = torch.from_numpy(m.indices.astype(integer, copy=False))
+        tensors[f"{prefix}value"] = torch.from_numpy(m.data)
+    return tensors
+
+
+def _piece(geometry: CTGeometry, poses: NDArray[np.float64], kernel: str) -> Any:
+    """The rows of some views, in single precision."""
     astra = load_astra()
     projection, volume = geometries(geometry, poses, kernel)
     projector = astra.create_projector(projector_type(geometry, kernel), projection, volume)
     try:
         identifier = astra.projector.matrix(projector)
         try:
-            sparse = astra.matrix.get(identifier)
+            return astra.matrix.get(identifier).tocsr().astype(np.float32)
         finally:
             astra.matrix.delete(identifier)
     finally:
         astra.projector.delete(projector)
-    tensors = {}
-    for prefix, m in (("", sparse), ("t_", sparse.T.tocsr())):
-        m.sort_indices()
-        tensors[f"{prefix}start"] = torch.from_numpy(m.indptr.astype(np.int32))
-        tensors[f"{prefix}index"] = torch.from_numpy(m.indices.astype(np.int32))
-        tensors[f"{prefix}value"] = torch.from_numpy(m.data.astype(np.float32))
-    return tensors
 
 
 def _csr(tensors: dict[str, Tensor], prefix: str, size: tuple[int, int]) -> Tensor:

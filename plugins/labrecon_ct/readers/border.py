@@ -117,7 +117,8 @@ def angles_in_rad(
     if len(values) > 8 and 0 < np.ptp(values) < 2.05 * math.pi:
         _doubt(
             assumed,
-            f"{len(values)} angles span {np.ptp(values):.4g} degrees: were radians given as degrees?",
+            f"{len(values)} angles span {np.ptp(values):.4g} degrees: were radians given as "
+            "degrees?",
         )
     return np.deg2rad(values)
 

@@ -81,7 +81,9 @@ def _read(file: h5py.File, path: Path) -> Scan:
         name = file["measurement/sample/name"][()]
         found["sample"] = name.decode() if isinstance(name, bytes) else str(name)
     others = [name[1:] for name, _ in datasets(file) if name[1:] not in USED]
-    ignored = {name: "not needed" for name in others if name not in ("measurement/sample/name", sized)}
+    ignored = {
+        name: "not needed" for name in others if name not in ("measurement/sample/name", sized)
+    }
     return count_scan(
         projections,
         frames["flats"],

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from labrecon.instrument import ReaderError, Scan
-from labrecon.noise import Gaussian, PoissonGaussian
+from labrecon.noise import Gaussian, Noise, PoissonGaussian
 from labrecon_ct.geometry import CTGeometry
 from labrecon_ct.readers.border import (
     check_flats,
@@ -31,14 +31,24 @@ class Frames(Protocol):
     """An array on disk ``(frame, row, column)``."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Frames, rows, columns."""
+        ...
+
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a sample."""
+        ...
+
     def __getitem__(self, index: slice) -> NDArray[Any]: ...
 
 
 def read_frames(
-    frames: Frames, chosen: Sequence[int] | None, what: str, *, counts: bool = True
+    frames: Frames,
+    chosen: Sequence[int] | NDArray[np.int64] | None,
+    what: str,
+    *,
+    counts: bool = True,
 ) -> Tensor:
     """Chosen frames as float32 ``(frame, row, column)``, read in blocks and checked.
 
@@ -47,9 +57,7 @@ def read_frames(
             the file ends before its data do.
     """
     if len(frames.shape) != 3:
-        raise ReaderError(
-            f"{what} has shape {tuple(frames.shape)}, expected (frame, row, column)"
-        )
+        raise ReaderError(f"{what} has shape {tuple(frames.shape)}, expected (frame, row, column)")
     real_dtype(frames.dtype, what)
     index = np.arange(frames.shape[0]) if chosen is None else np.asarray(chosen, dtype=np.int64)
     if not len(index) or 0 in frames.shape:
@@ -132,7 +140,7 @@ def count_scan(
     except ValueError as error:
         raise ReaderError(f"impossible geometry: {error}") from error
     data = projections[:, 0] if rows == 1 else projections.transpose(0, 1).contiguous()
-    noise = Gaussian()
+    noise: Noise = Gaussian()
     if counts:
         offset = 0.0 if darks is None else float(darks.double().mean())
         spread = 0.0 if darks is None or len(darks) < 2 else float(darks.double().std(0).median())

@@ -16,10 +16,10 @@ from labrecon_ct.readers.hdf5 import (
     dangling,
     datasets,
     is_hdf5,
-    length_in_mm,
     open_hdf5,
     unit_of,
 )
+from labrecon_ct.readers.nxtomo_metadata import above, geometry_fields, motions
 
 if TYPE_CHECKING:
     import h5py
@@ -75,8 +75,12 @@ def _read(file: h5py.File, path: Path) -> Scan:
     }
     assert stacks[0] is not None
     detector = file[str(PurePosixPath(key_name).parent)]
-    geometry, found, extra = _geometry(file, detector, frames.shape[2], assumed)
-    found = {"frames": str(frames.name), "angle axis": angle_name, **found}
+    geometry, found, extra = geometry_fields(file, detector, frames.shape[2], assumed)
+    found = {
+        "frames": str(PurePosixPath(key_name).parent / "data"),
+        "angle axis": angle_name,
+        **found,
+    }
     ignored = {
         reason: f"{len(paths)} links: {_shortened(paths)}" for reason, paths in broken.items()
     }
@@ -85,7 +89,7 @@ def _read(file: h5py.File, path: Path) -> Scan:
         for key in (3, -1)
         if (keys == key).any()
     }
-    ignored |= _motions(file, key_name)
+    ignored |= motions(file, key_name)
     first, last = chosen[0][[0, -1]]
     span = max(int(last - first), 1)
     times = {"view_time": torch.from_numpy((chosen[0] - first) / span)}
@@ -110,7 +114,7 @@ def _read(file: h5py.File, path: Path) -> Scan:
 
 def _detector(file: h5py.File, broken: dict[str, list[str]]) -> tuple[str, h5py.Dataset]:
     """The path of image_key and the frames beside it."""
-    known = {name: item for name, item in datasets(file)}
+    known = dict(datasets(file))
     keys = [name for name in known if PurePosixPath(name).name == "image_key"]
     keys += [name for name in known if PurePosixPath(name).name == "image_key_control"]
     for name in keys:
@@ -130,21 +134,6 @@ def _detector(file: h5py.File, broken: dict[str, list[str]]) -> tuple[str, h5py.
     )
 
 
-def _above(file: h5py.File, start: str, *names: str) -> h5py.Dataset | None:
-    """The first of ``names`` found in a group that contains ``start``, nearest first."""
-    import h5py
-
-    for folder in PurePosixPath(start).parents:
-        for name in names:
-            try:
-                item = file[str(folder / name)]
-            except (KeyError, OSError):
-                continue
-            if isinstance(item, h5py.Dataset):
-                return item
-    return None
-
-
 def _angles(
     file: h5py.File,
     key_name: str,
@@ -154,7 +143,7 @@ def _angles(
 ) -> tuple[NDArray[np.float64], str]:
     """Angles of the projections in rad and where they came from."""
     total = frames.shape[0]
-    item = _above(file, key_name, "sample/rotation_angle")
+    item = above(file, key_name, "sample/rotation_angle")
     if item is None:
         group = PurePosixPath(key_name).parent.name
         candidates = {
@@ -186,69 +175,6 @@ def _angles(
         )
     check_views(values, len(projections), where)
     return angles_in_rad(values, unit_of(item), assumed), where
-
-
-def _geometry(
-    file: h5py.File, detector: h5py.Group, columns: int, assumed: dict[str, str]
-) -> tuple[dict[str, float], dict[str, str], dict[str, float | str]]:
-    """Fields of the geometry, what the file said, and what goes to the provenance."""
-    geometry: dict[str, float] = {}
-    found: dict[str, str] = {}
-    extra: dict[str, float | str] = {}
-    inside = f"{detector.name}/image_key"
-    for name, field in (("x_pixel_size", "column_pitch"), ("y_pixel_size", "row_pitch")):
-        item = _above(file, inside, name, f"sample/{name}")
-        if item is not None and float(np.asarray(item[()]).flat[0]) > 0:
-            geometry[field] = length_in_mm(item)
-            found[name.replace("_", " ")] = f"{geometry[field]:.6g} mm"
-    if "column_pitch" not in geometry:
-        assumed["pixel size"] = "1 px = 1 mm (not recorded): lengths are in pixels, values in 1/px"
-        geometry.pop("row_pitch", None)
-    energy = _above(file, inside, "beam/incident_energy", "beam/energy", "sample/beam/energy")
-    if energy is not None:
-        scale = {"ev": 1e-3, "kev": 1.0, "mev": 1e3, "j": 6.241509e15}
-        value = float(np.asarray(energy[()]).flat[0])
-        extra["energy_kev"] = value * scale.get((unit_of(energy) or "keV").lower(), 1.0)
-        found["energy"] = f"{extra['energy_kev']:g} keV"
-    distance = detector.get("distance")
-    if distance is not None and np.ndim(distance[()]) <= 1 and distance.size == 1:
-        extra["distance_mm"] = length_in_mm(distance)
-        found["sample–detector distance"] = f"{extra['distance_mm']:g} mm"
-    view = detector.get("field_of_view")
-    if view is not None:
-        word = view[()]
-        extra["field_of_view"] = word.decode() if isinstance(word, bytes) else str(word)
-        found["field of view"] = str(extra["field_of_view"])
-    axis = detector.get("x_rotation_axis_pixel_position")
-    middle = (columns - 1) / 2
-    value = np.nan if axis is None else float(np.asarray(axis[()]).flat[0])
-    if np.isfinite(value):
-        # Newer files count from the left edge, older ones from the middle.
-        absolute = value > 0.15 * columns
-        geometry["centre_offset"] = value - middle if absolute else value
-        found["rotation centre"] = f"column {middle + geometry['centre_offset']:g}"
-        if not absolute:
-            assumed["rotation centre"] = f"{value:g} is counted from the detector's middle"
-    else:
-        assumed["rotation centre"] = f"the detector's middle, column {middle:g}"
-    return geometry, found, extra
-
-
-def _motions(file: h5py.File, key_name: str) -> dict[str, str]:
-    """Translations of the sample that change during the scan, and mirrored detectors."""
-    told = {}
-    for axis in "xyz":
-        item = _above(file, key_name, f"sample/{axis}_translation")
-        values = np.zeros(1) if item is None else np.asarray(item[()], dtype=np.float64)
-        if values.size and np.ptp(values) > 0:
-            told[f"{axis}_translation"] = (
-                f"the sample moved by {np.ptp(values):.4g} {unit_of(item) or 'm'}: not corrected"
-            )
-    for name in ("x_flipped", "y_flipped"):
-        item = _above(file, key_name, name)
-        if item is not None and bool(np.asarray(item[()]).any()):
-            told[name] = "the detector image is mirrored: the volume will be, too"
-    return told
 
 
 def _files(file: h5py.File, path: Path) -> list[str]:

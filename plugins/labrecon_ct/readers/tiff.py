@@ -123,10 +123,12 @@ def _images(folder: Path) -> list[Path]:
 class _Pages:
     """Images of a stack, read when they are asked for."""
 
-    def __init__(self, pages: list[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self, pages: list[Any], shape: tuple[int, ...], dtype: np.dtype[Any] | None
+    ) -> None:
         self.pages = pages
         self.shape = (len(pages), *shape)
-        self.dtype = dtype
+        self.dtype = np.dtype(dtype)
 
     def __getitem__(self, index: slice) -> NDArray[Any]:
         images = [page.asarray() for page in self.pages[index]]
@@ -145,7 +147,7 @@ def _stack(path: Path, *, counts: bool) -> Tensor:
     try:
         for file in files:
             opened.append(tifffile.TiffFile(file))
-        pages = [page for file in opened for page in file.pages]
+        pages = [page for tiff in opened for page in tiff.pages]
         first = pages[0].aspage()
         frames = _Pages(pages, first.shape, first.dtype)
         return read_frames(frames, None, path.name, counts=counts)
@@ -156,8 +158,8 @@ def _stack(path: Path, *, counts: bool) -> Tensor:
             f"{path.name} is truncated or not a TIFF stack ({error}); copy it again"
         ) from error
     finally:
-        for file in opened:
-            file.close()
+        for tiff in opened:
+            tiff.close()
 
 
 def _angles(file: Path) -> tuple[NDArray[np.float64], str | None]:
@@ -174,7 +176,7 @@ def _angles(file: Path) -> tuple[NDArray[np.float64], str | None]:
 
 def _settings(file: Path) -> TiffSettings:
     if not file.is_file():
-        return TiffSettings()
+        return TiffSettings.model_validate({})
     try:
         return TiffSettings.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
     except (ValidationError, tomllib.TOMLDecodeError) as error:

@@ -9,20 +9,25 @@ from torch import Tensor
 
 from labrecon import Scan
 from labrecon.instrument import Curve
-from labrecon_ct.redundancy import coverage
-from labrecon_ct.steps.centre_scores import conjugate_scores, sharpness_scores
+from labrecon_ct.geometry import CTGeometry
+from labrecon_ct.redundancy import coverage, missing_columns
+from labrecon_ct.steps.centre_scores import conjugate_scores, wedge_scores
 from labrecon_ct.steps.quantity import StepError, geometry_of, require_integrals
 
 __all__ = ["centre"]
+
+#: Noise alone reaches 0.07; scans of objects, 0.4 and more.
+LEAST_CONTRAST = 0.15
 
 
 def centre(scan: Scan, *, column: float | None = None, search: float = 0.3) -> Scan:
     """Find the rotation centre, or set it.
 
     Full turns (parallel or fan, offset detectors too) compare each ray with its copy from the
-    other side. Half turns are reconstructed at many candidate centres; the right one has the
-    smallest ``Σ|f|`` (Donath, Beckmann and Schreyer 2006). The best candidate of a coarse search is
-    refined to a few hundredths of a column. Fans of less than a full turn, and cones, keep the
+    other side. Half turns are mirrored into full ones at many candidate centres; the right one has
+    the least energy outside the double wedge of its Fourier transform (Vo, Drakopoulos, Atwood and
+    Reinhard 2014). The best candidate of a coarse search is refined below a quarter of a column.
+    Fans of less than a full turn, and cones, keep the
     centre of their geometry.
 
     Args:
@@ -59,10 +64,10 @@ def centre(scan: Scan, *, column: float | None = None, search: float = 0.3) -> S
         tried, scores = conjugate_scores(sinograms, geometry)
         method = "conjugate rays"
     else:
-        tried, scores = sharpness_scores(sinograms, geometry, search)
-        method = "Σ|f| of reconstructions"
+        tried, scores = wedge_scores(sinograms, geometry, search)
+        method = "energy outside the double wedge"
     best, contrast = _minimum(tried, scores)
-    if contrast < 1e-3:
+    if contrast < LEAST_CONTRAST:
         why = "the score has no clear minimum: the file's centre is kept"
         return scan.with_step("centre", applied=False, why=why, column=geometry.centre_column)
     curve = Curve(
@@ -73,10 +78,25 @@ def centre(scan: Scan, *, column: float | None = None, search: float = 0.3) -> S
         f"{method} (smaller is better)",
         best,
     )
-    moved = geometry.model_copy(update={"centre_offset": best - middle})
+    moved = _extended(geometry.model_copy(update={"centre_offset": best - middle}), full)
     return scan.replace(geometry=moved).with_step(
-        "centre", curve=curve, column=best, method=method, contrast=contrast
+        "centre",
+        curve=curve,
+        column=best,
+        method=method,
+        contrast=contrast,
+        volume=list(moved.volume_shape),
     )
+
+
+def _extended(geometry: CTGeometry, full: bool) -> CTGeometry:
+    """Half acquisition sees a wider circle than its detector: the default grid grows with it."""
+    lacking = sum(missing_columns(geometry, torch.tensor(geometry.centre_offset))) if full else 0
+    columns = geometry.columns
+    if not lacking or geometry.volume_shape[-2:] != (columns, columns):
+        return geometry
+    plane = (columns + lacking, columns + lacking)
+    return geometry.model_copy(update={"volume_shape": (*geometry.volume_shape[:-2], *plane)})
 
 
 def _strongest_rows(data: Tensor, count: int = 2) -> Tensor:

@@ -1,89 +1,158 @@
-"""Dark and flat correction: counts to line integrals."""
+"""Counts to line integrals: dark subtraction, flat field, logarithm, statistical weights."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from labrecon import Scan
-from labrecon_ct.steps.quantity import StepError, holds_counts
+from labrecon.instrument import Scan
+from labrecon_ct.noise import FLOOR, line_integral_noise, statistical_weights
+from labrecon_ct.steps.common import has_counts, not_applicable
 
 __all__ = ["flat_field"]
 
+BLOCK = 64
+
 
 def flat_field(
-    scan: Scan, *, electronic_noise: float = 0.0, floor: float = 1.0, interpolate: bool = True
+    scan: Scan,
+    *,
+    interpolate: bool = True,
+    dead_below: float = 0.02,
+    gain: float | None = None,
 ) -> Scan:
-    """``p = −ln((N − dark) / (flat − dark))``, with statistical weights ``N̄² / (N̄ + σ²)``.
+    """``y = −ln((N − dark) / (flat − dark))``, with weights ``N² / (N + σ²)`` in photons.
 
-    The dark is subtracted before the ratio. Transmitted counts below ``floor`` are raised to it,
-    so that the logarithm exists; their number is recorded. Pixels without light in the flat get
-    weight 0.
+    Flats taken in groups (before, after) are interpolated linearly in time. Counts are floored at
+    one above dark. The gain (counts per photon) is measured from the scatter of flats, the
+    electronic noise from that of darks. Pixels without beam get weight 0.
+
+    A per-view dose in the geometry scales the beam of that view.
 
     Args:
-        scan: raw counts ``(row, angle, column)`` with ``flats`` and, perhaps, ``darks``.
-        electronic_noise: ``σ`` of the detector in counts.
-        floor: smallest number of counts.
-        interpolate: between flats taken before and after, by frame number, where the scan has
-            ``flat_frames`` and ``projection_frames``; else their mean.
+        scan: counts; other scans are left as they are.
+        interpolate: follow the flats in time; otherwise they are averaged.
+        dead_below: a pixel whose flat is below this fraction of the median flat is dead.
+        gain: counts per photon, where it is known.
 
     Raises:
-        StepError: no flats, flats without light, or an impossible option.
+        ValueError: there are neither flats nor the geometry's open_beam, or flats show no beam.
     """
-    if not holds_counts(scan):
-        return scan.with_step("flat_field", applied=False, why="data are line integrals already")
-    if not floor > 0 or not electronic_noise >= 0:
-        raise StepError("floor must be positive and electronic_noise not negative, in counts")
-    if "flats" not in scan.calibration:
-        raise StepError("raw counts need flats (open-beam frames), and the scan has none")
-    flats = scan.calibration["flats"]
-    dark = scan.calibration.get("darks", flats.new_zeros(1, *flats.shape[1:])).mean(0)
-    open_beam, drift = _open_beam(scan, flats, interpolate)
-    open_beam = open_beam - dark[:, None]
-    lit = (open_beam > floor).all(1, keepdim=True)
-    if float(lit.float().mean()) < 0.5:
-        raise StepError(
-            f"the flats hold no light: {float((~lit).float().mean()):.0%} of the pixels are at or "
-            f"below the dark level (mean flat {float(flats.mean()):.4g}, mean dark "
-            f"{float(dark.mean()):.4g} counts)"
+    if not has_counts(scan):
+        return not_applicable(scan, "flat_field", "the data are line integrals")
+    flats, darks = scan.calibration.get("flats"), scan.calibration.get("darks")
+    dark = torch.zeros(()) if darks is None else darks.mean(0).unsqueeze(-2)
+    beams, times = _beams(scan, flats, dark, interpolate)
+    usual = float(beams.median())
+    if not usual > 0:
+        raise ValueError(
+            f"the median flat is {usual:.4g} counts above dark, expected open beam: was the "
+            "shutter closed during the flats?"
         )
-    transmitted = scan.data - dark[:, None]
-    low = (transmitted < floor) & lit
-    transmitted = transmitted.clamp_min(floor)
-    integrals = -torch.log(transmitted / torch.where(lit, open_beam, 1.0))
-    integrals = torch.where(lit, integrals, 0.0)
-    weights = transmitted.square() / (transmitted + electronic_noise**2)
-    weights = torch.where(lit, weights / weights[lit.expand_as(weights)].mean(), 0.0)
+    dead = (beams <= max(dead_below * usual, FLOOR)).any(0)
+    views = scan.data.shape[-2]
+    given = getattr(scan.geometry, "dose", None)
+    dose = torch.ones(views) if given is None else torch.tensor(given)
+    view_time = scan.calibration.get("view_time", torch.linspace(0, 1, views).double())
+    photons_per, sigma = _calibrate(flats, darks, gain)
+    lines = torch.empty_like(scan.data)
+    precision = torch.empty_like(scan.data)
+    floored = 0
+    for low in range(0, views, BLOCK):
+        part = slice(low, min(low + BLOCK, views))
+        net = scan.data[..., part, :] - dark
+        floored += int((net < FLOOR).sum())
+        net = net.clamp_min(FLOOR)
+        beam = (_at(beams, times, view_time[part]) * dose[part, None]).clamp_min(FLOOR)
+        lines[..., part, :] = torch.log(beam) - torch.log(net)
+        precision[..., part, :] = statistical_weights(net / photons_per, sigma)
+    precision = torch.where(dead, torch.zeros(()), precision)
     if scan.weights is not None:
-        weights = weights * scan.weights
+        precision = precision * scan.weights
+    noise, weights = line_integral_noise(precision)
+    geometry = scan.geometry.model_copy(update={"open_beam": usual / photons_per})
     return scan.replace(
-        data=integrals,
+        data=lines,
+        noise=noise,
         weights=weights,
-        calibration={},
+        geometry=geometry,
         provenance={**scan.provenance, "quantity": "line integrals"},
     ).with_step(
         "flat_field",
-        flats=len(flats),
-        flat_drift=drift,
-        raised_to_floor=int(low.sum()),
-        unlit_pixels=int((~lit).sum()),
-        mean_transmission=float(torch.exp(-integrals).mean()),
+        flats="open_beam of the geometry" if flats is None else len(flats),
+        darks=0 if darks is None else len(darks),
+        flat_groups=len(beams),
+        open_beam_photons=round(usual / photons_per, 1),
+        counts_per_photon=round(photons_per, 4),
+        electronic_noise_photons=round(sigma, 3),
+        gain_from="given" if gain else ("scatter of the flats" if _many(flats) else "assumed"),
+        dead_pixels=int(dead.sum()),
+        floored_samples=floored,
     )
 
 
-def _open_beam(scan: Scan, flats: Tensor, interpolate: bool) -> tuple[Tensor, float]:
-    """Open-beam counts ``(row, 1 or angle, column)`` and the drift between first and last flats."""
-    frames = scan.calibration.get("flat_frames")
-    views = scan.calibration.get("projection_frames")
-    if not interpolate or frames is None or views is None:
-        return flats.mean(0)[:, None], 0.0
-    middle = 0.5 * float(views[0] + views[-1])
-    before, after = flats[frames < middle], flats[frames >= middle]
-    if not len(before) or not len(after):
-        return flats.mean(0)[:, None], 0.0
-    first, last = before.mean(0), after.mean(0)
-    start = float(frames[frames < middle].float().mean())
-    end = float(frames[frames >= middle].float().mean())
-    t = ((views.to(flats.dtype) - start) / (end - start)).clamp(0, 1)[None, :, None]
-    drift = float(last.mean() / first.mean() - 1)
-    return (1 - t) * first[:, None] + t * last[:, None], drift
+def _many(flats: Tensor | None) -> bool:
+    return flats is not None and len(flats) >= 4
+
+
+def _beams(
+    scan: Scan, flats: Tensor | None, dark: Tensor, interpolate: bool
+) -> tuple[Tensor, Tensor]:
+    """Open beam above dark of each group of flats ``(group, …, 1, column)`` and its time."""
+    if flats is None:
+        given = getattr(scan.geometry, "open_beam", None)
+        if given is None:
+            raise ValueError(
+                "the scan holds counts but no flats, and the geometry no open_beam: add flats "
+                "to the file, or give line integrals"
+            )
+        beam = torch.full_like(scan.data[..., :1, :], given)
+        return beam[None], torch.zeros(1, dtype=torch.float64)
+    groups = [torch.arange(len(flats))]
+    taken = scan.calibration.get("flat_time")
+    if interpolate and taken is not None and len(taken) == len(flats):
+        order = taken.argsort()
+        # A pause longer than a tenth of the scan separates two groups.
+        breaks = (taken[order].diff() > 0.1).nonzero().flatten() + 1
+        groups = list(order.tensor_split(breaks.tolist()))
+    times = [0.0 if taken is None else float(taken[g].mean()) for g in groups]
+    beams = torch.stack([flats[g].mean(0).unsqueeze(-2) - dark for g in groups])
+    return beams, torch.tensor(times, dtype=torch.float64)
+
+
+def _at(beams: Tensor, times: Tensor, views: Tensor) -> Tensor:
+    """The beam of each view ``(…, view, column)``, constant before the first and after the last."""
+    if len(beams) == 1:
+        return beams[0]
+    index = torch.searchsorted(times, views.double()).clamp(1, len(times) - 1)
+    share = (views - times[index - 1]) / (times[index] - times[index - 1])
+    share = share.clamp(0, 1).to(beams.dtype)[:, None]
+    # (group, …, 1, column) to (…, view, column)
+    low = beams[index - 1].squeeze(-2).movedim(0, -2)
+    high = beams[index].squeeze(-2).movedim(0, -2)
+    return low * (1 - share) + high * share
+
+
+def _calibrate(
+    flats: Tensor | None, darks: Tensor | None, gain: float | None
+) -> tuple[float, float]:
+    """Counts per photon and electronic noise in photons.
+
+    The photon transfer relation: the variance of flats above that of darks is gain times their
+    mean. The beam's own flicker is taken out through the mean of each frame.
+    """
+    electronic = 0.0
+    if darks is not None and len(darks) >= 4:
+        electronic = float(darks.double().var(0).median())
+    if gain is None and _many(flats):
+        assert flats is not None
+        offset = 0.0 if darks is None else darks.mean(0).double()
+        net = flats.double() - offset
+        level = net.flatten(1).mean(1)
+        net = net * (level.mean() / level).reshape(-1, *[1] * (net.ndim - 1))
+        mean, variance = net.mean(0), net.var(0)
+        typical = variance < 10 * variance.median()
+        excess = float((variance[typical] - electronic).mean())
+        gain = excess / float(mean[typical].mean()) if excess > 0 else None
+    gain = gain or 1.0
+    return gain, electronic**0.5 / gain

@@ -1,4 +1,4 @@
-"""Phase retrieval from propagation (single distance)."""
+"""Phase contrast to attenuation: Paganin's filter."""
 
 from __future__ import annotations
 
@@ -6,46 +6,75 @@ import math
 
 import torch
 
-from labrecon import Scan
-from labrecon_ct.steps.quantity import StepError, geometry_of, require_integrals
+from labrecon.instrument import Scan
+from labrecon_ct.geometry import CTGeometry
+from labrecon_ct.steps.common import has_counts, not_applicable
 
 __all__ = ["paganin"]
 
+#: h c in keV mm
+HC = 1.239841984e-6
+
 
 def paganin(
-    scan: Scan, *, distance: float, energy: float, delta_beta: float, padding: int = 32
+    scan: Scan,
+    *,
+    delta_beta: float,
+    energy_kev: float | None = None,
+    distance_mm: float | None = None,
 ) -> Scan:
-    """``p ← −ln F⁻¹{ F{e^{−p}} / (1 + π λ z (δ/β) |f|²) }`` (Paganin et al. 2002).
+    """Single-distance phase retrieval of one material (Paganin et al. 2002).
 
-    For one homogeneous material in the near field; trades sharpness for contrast.
+    ``y = −ln F⁻¹[ F[T] / (1 + (z λ / 4π)(δ/β) |k|²) ]`` with the transmission ``T = exp(−y)``,
+    ``k`` in rad/mm, ``z`` divided by the magnification for a cone. Blurs what is absorption only:
+    not for samples without phase contrast.
 
     Args:
-        scan: line integrals ``(row, angle, column)`` of a parallel beam, true pixel size.
-        distance: sample to detector in mm.
-        energy: of the photons in keV.
-        delta_beta: ``δ/β`` of the material.
-        padding: pixels repeated around each projection.
+        scan: line integrals.
+        delta_beta: ``δ/β`` of the material, dimensionless (100 to 1000 is usual).
+        energy_kev: photon energy, from the file by default.
+        distance_mm: sample to detector, from the file by default.
 
     Raises:
-        StepError: an option is not positive, or the scan is no parallel 3D scan.
+        ValueError: energy or distance are neither given nor in the file, or not positive.
     """
-    require_integrals(scan, "paganin")
-    geometry = geometry_of(scan)
-    if min(distance, energy, delta_beta) <= 0 or padding < 0:
-        raise StepError("distance (mm), energy (keV) and delta_beta must be positive")
-    if geometry.kind != "parallel3d":
-        raise StepError(f"paganin needs a parallel 3D scan, this one is {geometry.kind}")
-    wavelength = 1.2398419843320026e-6 / energy  # mm · keV
-    frames = torch.exp(-scan.data).transpose(0, 1)
-    padded = torch.nn.functional.pad(frames, (padding,) * 4, mode="replicate")
-    fy = torch.fft.fftfreq(padded.shape[-2], geometry.row_pitch or 1.0)[:, None]
-    fx = torch.fft.rfftfreq(padded.shape[-1], geometry.column_pitch)
-    low_pass = 1 / (1 + math.pi * wavelength * distance * delta_beta * (fx**2 + fy**2))
-    smooth = torch.fft.irfft2(torch.fft.rfft2(padded) * low_pass, s=padded.shape[-2:])
-    rows, columns = frames.shape[-2:]
-    smooth = smooth[..., padding : padding + rows, padding : padding + columns]
-    tiny = torch.finfo(smooth.dtype).tiny
-    result = -torch.log(smooth.clamp_min(tiny)).transpose(0, 1).contiguous()
-    return scan.replace(data=result).with_step(
-        "paganin", distance_mm=distance, energy_keV=energy, delta_beta=delta_beta
+    if has_counts(scan):
+        return not_applicable(scan, "paganin", "the data are counts; run flat_field before")
+    energy = energy_kev if energy_kev is not None else scan.provenance.get("energy_kev")
+    distance = distance_mm if distance_mm is not None else scan.provenance.get("distance_mm")
+    if energy is None or distance is None:
+        raise ValueError("paganin needs energy_kev and distance_mm; the file does not hold both")
+    if not (energy > 0 and distance > 0 and delta_beta > 0):
+        raise ValueError(
+            f"delta_beta {delta_beta}, energy {energy} keV and distance {distance} mm must be "
+            "positive"
+        )
+    geometry = scan.geometry
+    assert isinstance(geometry, CTGeometry)
+    magnification = geometry.magnification
+    strength = distance / magnification * (HC / energy) * delta_beta / (4 * math.pi)
+    transmission = torch.exp(-scan.data)
+    pitches = {-1: geometry.column_pitch / magnification}
+    if geometry.rows is not None:
+        pitches[0] = (geometry.row_pitch or geometry.column_pitch) / magnification
+    squares = torch.zeros(())
+    for axis, pitch in pitches.items():
+        # Mirrored at the edges: a jump there would ring through the image.
+        transmission = torch.cat([transmission, transmission.flip(axis)], axis)
+        k = 2 * math.pi * torch.fft.fftfreq(transmission.shape[axis], d=pitch)
+        shape = [1] * transmission.ndim
+        shape[axis] = -1
+        squares = squares + k.square().reshape(shape)
+    axes = tuple(pitches)
+    spectrum = torch.fft.fftn(transmission, dim=axes) / (1 + strength * squares)
+    filtered = torch.fft.ifftn(spectrum, dim=axes)
+    for axis in axes:
+        filtered = filtered.narrow(axis, 0, scan.data.shape[axis])
+    lines = -torch.log(filtered.real.clamp_min(torch.finfo(torch.float32).tiny))
+    return scan.replace(data=lines.contiguous()).with_step(
+        "paganin",
+        delta_beta=delta_beta,
+        energy_kev=energy,
+        distance_mm=distance,
+        length_mm=math.sqrt(strength),
     )

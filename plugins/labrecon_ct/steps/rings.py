@@ -1,37 +1,63 @@
-"""Ring artefacts: columns whose gain the flat field got wrong."""
+"""Rings: faint offsets of single detector columns."""
 
 from __future__ import annotations
 
-import torch
+import math
 
-from labrecon import Scan
-from labrecon_ct.steps.quantity import StepError, median_filter, require_integrals
+import torch
+from torch import Tensor
+
+from labrecon.instrument import Scan
+from labrecon_ct.redundancy import coverage
+from labrecon_ct.steps.common import has_counts, not_applicable
 
 __all__ = ["rings"]
 
 
-def rings(scan: Scan, *, width: int = 21) -> Scan:
-    """Suppress stripes of the sinogram by sorting (Vo, Atwood and Drakopoulos 2018, algorithm 3).
+def rings(scan: Scan, *, size: int = 9, least_views: int = 90) -> Scan:
+    """Remove stripes from sinograms by sorting (Vo, Atwood and Drakopoulos 2018, algorithm 3).
 
-    Each column is sorted by value; a running median across columns removes what stands out at
-    equal rank; the columns are put back in order. Leaves edges of the object alone; does not
-    mend dead columns (see `bad_pixels`).
+    Each column is sorted by value, the sorted image is smoothed along the columns by a median,
+    and the order is undone: neighbouring columns see the same distribution of values unless one
+    of them answers differently. Only the mean change of each column is kept, so that features
+    of the object stay sharp. Not for few views, nor for stripes wider than half of ``size``.
 
     Args:
-        scan: line integrals ``([row,] angle, column)``.
-        width: of the median in columns (odd); wider removes wider stripes.
+        scan: line integrals.
+        size: columns of the median, odd.
+        least_views: fewer views are left as they are.
 
     Raises:
-        StepError: ``width`` is impossible, or the data are raw counts.
+        ValueError: the size is even or below 3.
     """
-    require_integrals(scan, "rings")
-    if width < 3 or width % 2 == 0:
-        raise StepError(f"width must be odd and at least 3, got {width}")
-    data = scan.data
-    if data.shape[-1] < 2 * width:
-        return scan.with_step("rings", applied=False, why=f"fewer than {2 * width} columns")
-    ordered, rank = data.sort(dim=-2)
-    smooth = median_filter(ordered, width, -1)
-    result = torch.zeros_like(data).scatter(-2, rank, smooth)
-    change = float((result - data).square().mean().sqrt())
-    return scan.replace(data=result).with_step("rings", width=width, rms_change=change)
+    if has_counts(scan):
+        return not_applicable(scan, "rings", "the data are counts; run flat_field before")
+    if size < 3 or size % 2 == 0:
+        raise ValueError(f"size is an odd number of columns from 3 on, got {size}")
+    views, columns = scan.data.shape[-2:]
+    if views < least_views or columns <= size:
+        return not_applicable(
+            scan, "rings", f"{views} views × {columns} columns are too few to tell a ring"
+        )
+    arc = coverage(torch.tensor(scan.geometry.angles))  # type: ignore[attr-defined]
+    if arc < 0.9 * math.pi:
+        # Seen from few sides only, neighbouring columns differ by the object itself.
+        return not_applicable(scan, "rings", f"the views span {math.degrees(arc):.0f}° only")
+    offset = torch.stack([_offsets(s, size) for s in scan.data.reshape(-1, views, columns)])
+    offset = offset.reshape(*scan.data.shape[:-2], 1, columns)
+    return scan.replace(data=scan.data - offset).with_step(
+        "rings",
+        method="sorting (Vo et al. 2018)",
+        size=size,
+        removed_rms=float(offset.square().mean().sqrt()),
+        largest=float(offset.abs().max()),
+    )
+
+
+def _offsets(sinogram: Tensor, size: int) -> Tensor:
+    """The offset of each column ``(column,)``."""
+    from scipy.ndimage import median_filter
+
+    ordered = sinogram.sort(0).values
+    smooth = median_filter(ordered.numpy(), size=(1, size), mode="reflect")
+    return (ordered - torch.from_numpy(smooth)).mean(0)

@@ -32,8 +32,8 @@ def subset(
     if not chosen:
         raise StepError(f"no view is left of {len(geometry.angles)}")
     calibration = dict(scan.calibration)
-    if "projection_frames" in calibration:
-        calibration["projection_frames"] = calibration["projection_frames"][chosen]
+    if "view_time" in calibration:
+        calibration["view_time"] = calibration["view_time"][chosen]
     return scan.replace(
         data=scan.data[..., chosen, :],
         weights=_along(scan.weights, -2, chosen),

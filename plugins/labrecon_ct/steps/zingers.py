@@ -1,45 +1,75 @@
-"""Zingers: single pixels hit by a stray photon in single views."""
+"""Zingers: single bright samples where a stray photon hit the camera."""
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-from labrecon import Scan
-from labrecon_ct.steps.quantity import StepError, median_filter
+import torch
+from torch import Tensor
+
+from labrecon.instrument import Scan
+from labrecon_ct.steps.common import has_counts, not_applicable, weights_of
 
 __all__ = ["zingers"]
 
 
-def zingers(scan: Scan, *, threshold: float = 8.0, width: int = 5) -> Scan:
-    """Replace samples that stick out of their detector neighbourhood by its running median.
+def zingers(scan: Scan, *, threshold: float = 8.0, window: int = 3) -> Scan:
+    """Replace samples far brighter than their neighbours in time and along the detector.
 
-    A sample goes if it differs from the medians over ``width`` columns *and* over ``width`` views
-    by more than ``threshold`` robust standard deviations: edges of the object stick out of one of
-    them at most.
+    A sample is a zinger if it exceeds both the median over ``window`` neighbouring views and that
+    over neighbouring columns by ``threshold`` robust deviations and by 10 % of the signal: an edge
+    that moves with the object stands out in one of them only. It becomes the median in time and
+    gets weight 0. Flats and darks are cleaned by their median over frames.
 
     Args:
-        scan: counts or line integrals ``([row,] angle, column)``.
+        scan: counts (before flat_field, so that flats are cleaned too) or line integrals.
         threshold: in robust standard deviations.
-        width: of the medians (odd).
+        window: number of neighbouring views and columns, odd.
 
     Raises:
-        StepError: an option is impossible.
+        ValueError: the window is even or below 3.
     """
-    if width < 3 or width % 2 == 0 or not threshold > 0:
-        raise StepError("width must be odd and at least 3, threshold positive")
-    data = scan.data
-    if min(data.shape[-2:]) < 2 * width:
-        why = f"fewer than {2 * width} views or columns"
-        return scan.with_step("zingers", applied=False, why=why)
-    hit = torch.ones_like(data, dtype=torch.bool)
-    for axis in (-1, -2):
-        off = (data - median_filter(data, width, axis)).abs()
-        sample = off.flatten()[:: max(1, off.numel() // 10**6)]
-        hit &= off > threshold * 1.4826 * sample.median().clamp_min(1e-12)
-    repaired = torch.where(hit, median_filter(data, width, -2), data)
-    share = float(hit.float().mean())
-    if share > 0.02:
-        return scan.with_step(
-            "zingers", applied=False, why=f"{share:.1%} of the samples stick out: not zingers"
-        )
-    return scan.replace(data=repaired).with_step("zingers", replaced=int(hit.sum()))
+    if window < 3 or window % 2 == 0:
+        raise ValueError(f"window is an odd number of views from 3 on, got {window}")
+    if scan.data.shape[-2] < window:
+        return not_applicable(scan, "zingers", f"{scan.data.shape[-2]} views are too few")
+    counts = has_counts(scan)
+    # A zinger adds counts, and so lowers the line integral.
+    signal = scan.data if counts else -scan.data
+    in_time = _median(signal, -2, window)
+    over_time = signal - in_time
+    over_columns = signal - _median(signal, -1, window)
+    least = torch.minimum(over_time, over_columns)
+    scale = 1.4826 * over_time.abs().median()
+    size = in_time.abs() if counts else signal.abs().max()
+    bad = (least > threshold * scale) & (least > 0.1 * size)
+    data = torch.where(bad, in_time if counts else -in_time, scan.data)
+    weights: Tensor | None = torch.where(bad, 0.0, weights_of(scan))
+    calibration = dict(scan.calibration)
+    cleaned: dict[str, Any] = {}
+    if counts:
+        for name in ("flats", "darks"):
+            frames = calibration.get(name)
+            if frames is not None and len(frames) >= 3:
+                calibration[name], cleaned[name] = _clean_frames(frames, threshold)
+    if not bool(bad.any()):
+        weights = scan.weights
+    return scan.replace(data=data, weights=weights, calibration=calibration).with_step(
+        "zingers", samples=int(bad.sum()), of=bad.numel(), **cleaned
+    )
+
+
+def _median(values: Tensor, axis: int, window: int) -> Tensor:
+    from scipy.ndimage import median_filter
+
+    size = [1] * values.ndim
+    size[axis] = window
+    return torch.from_numpy(median_filter(values.numpy(), size=tuple(size), mode="nearest"))
+
+
+def _clean_frames(frames: Tensor, threshold: float) -> tuple[Tensor, int]:
+    middle = frames.median(0).values
+    away = frames - middle
+    scale = 1.4826 * away.abs().median()
+    bad = (away > threshold * scale) & (away > 0.1 * middle)
+    return torch.where(bad, middle, frames), int(bad.sum())

@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
-from ct_phantoms import Ellipsoid, chords, error, turn
+from ct_phantoms import Ellipsoid, chords, error, gaussian, turn
+
 from labrecon_ct.geometry import CTGeometry
 from labrecon_ct.poses import poses
 from labrecon_ct.projector import CTProjector
 
+BODY = Ellipsoid((0.1, -0.08, 0.06), (0.7, 0.6, 0.65), 0.3)
 TILTED = Ellipsoid((0.12, -0.2, 0.0), (0.6, 0.35, math.inf), 0.4, 0.8)
 
 
@@ -95,7 +97,9 @@ class TestEllipse:
     def test_offset_axis(self, make: object, backend: str) -> None:
         geometry = make(128, 12, centre_offset=7.3)
         measured = project(geometry, TILTED.raster(geometry, 8), backend=backend)
-        assert error(measured, chords(geometry, TILTED)) < 1e-2
+        assert error(measured, chords(geometry, TILTED)) < 1.5e-2
+        mirrored = geometry.model_copy(update={"centre_offset": -7.3})
+        assert error(measured, chords(mirrored, TILTED)) > 0.3
 
     @pytest.mark.parametrize("kernel", ["line", "linear", "strip"])
     def test_mass(self, kernel: str) -> None:
@@ -103,7 +107,9 @@ class TestEllipse:
         image = TILTED.raster(geometry, 8)
         mass = float(image.sum()) * geometry.voxel[0] ** 2
         per_view = project(geometry, image, kernel=kernel).sum(-1) * geometry.column_pitch
-        # Sums over lines sample the object; only area weights conserve mass view by view.
+        # Lines sample the object; only area weights conserve mass view by view.
+        if kernel == "strip":
+            assert float((per_view / mass - 1).abs().max()) < 1e-5
         assert abs(float(per_view.mean()) / mass - 1) < 1e-4
 
     def test_millimetres(self) -> None:
@@ -116,9 +122,8 @@ class TestEllipse:
 class TestVolumes:
     def test_cone_sphere(self) -> None:
         geometry = cone(48, 5)
-        body = Ellipsoid((0.1, -0.15, 0.2), (0.5, 0.4, 0.45), 0.3)
-        measured = project(geometry, body.raster(geometry, 4), backend="rays")
-        assert error(measured, chords(geometry, body)) < 2e-2
+        measured = project(geometry, BODY.raster(geometry, 4), backend="rays")
+        assert error(measured, chords(geometry, BODY)) < 3.5e-2
 
     def test_tall_row_pitch(self) -> None:
         """Rows that do not match slices: no slice-by-slice shortcut."""
@@ -127,9 +132,8 @@ class TestVolumes:
             slice_thickness=1 / 16, volume_shape=(32, 48, 48),
         )  # fmt: skip
         assert not geometry.slicewise
-        body = Ellipsoid((0.1, -0.15, 0.2), (0.5, 0.4, 0.45), 0.3)
-        measured = project(geometry, body.raster(geometry, 4))
-        assert error(measured, chords(geometry, body)) < 2e-2
+        measured = project(geometry, BODY.raster(geometry, 4))
+        assert error(measured, chords(geometry, BODY)) < 3.5e-2
 
     def test_slices_are_the_2d_operator(self) -> None:
         volume = torch.rand(2, 4, 32, 32)
@@ -144,43 +148,42 @@ class TestVolumes:
 
     def test_parallel_3d_rays_equal_2d(self) -> None:
         """The frame of a volume's slice is the frame of an image: y is not mirrored."""
-        volume = torch.rand(4, 24, 24, dtype=torch.float64)
         geometry = CTGeometry(angles=turn(7), columns=30, rows=4, volume_shape=(4, 24, 24))
+        volume = gaussian(geometry, 4.0, -6.0, 3.0)
         same = CTProjector(geometry, backend="rays", dtype=torch.float64)(volume)
-        # A detector tilt of nothing to speak of switches the shortcut off.
+        # A detector tilt of next to nothing switches the shortcut off.
         tilted = geometry.model_copy(update={"detector_tilt": 1e-12})
         assert not tilted.slicewise
         general = CTProjector(tilted, backend="rays", dtype=torch.float64)(volume)
-        assert error(general, same) < 1e-9
-        assert error(general, CTProjector(geometry, kernel="linear")(volume.float())) < 1e-1
+        # The quadrature points of a ray differ, and a blob tells y from −y.
+        assert error(general, same) < 1e-3
+        assert error(general, CTProjector(geometry, kernel="linear")(volume.float())) < 1e-2
 
     def test_cone_mid_plane_equals_fan(self) -> None:
-        volume = torch.rand(5, 24, 24, dtype=torch.float64)
         flat = fan(24, 6, centre_offset=1.5)
         geometry = cone(24, 6, centre_offset=1.5, rows=5, volume_shape=(5, 24, 24))
+        volume = gaussian(geometry, 0.3, -0.5, 0.25)
         middle = CTProjector(geometry, backend="rays", dtype=torch.float64)(volume)[2]
         plane = CTProjector(flat, backend="rays", dtype=torch.float64)(volume[2])
-        # Samples lie at other places of a ray, so quadratures differ a little.
-        assert error(middle, plane) < 2e-2
+        assert error(middle, plane) < 1e-3
 
     def test_tilt_turns_the_detector(self) -> None:
-        """Detector pixel (u, v) of a tilted detector sees what its position on an upright one sees."""
+        """A tilted detector's pixel sees what its position on an upright one sees."""
         tilt = 0.2
-        body = Ellipsoid((0.1, -0.15, 0.2), (0.5, 0.4, 0.3), 0.3)
         upright = CTGeometry(
             angles=turn(3), columns=48, rows=48, column_pitch=1 / 24, volume_shape=(48, 48, 48)
         )
         geometry = upright.model_copy(update={"detector_tilt": tilt})
-        measured = project(geometry, body.raster(geometry, 3), backend="rays")
-        i, j = 30, 12
+        measured = project(geometry, BODY.raster(geometry, 3), backend="rays")
+        i, j = 33, 15
         a, b = (i - 23.5) / 24, (j - 23.5) / 24
         u = a * math.cos(tilt) - b * math.sin(tilt)
         v = a * math.sin(tilt) + b * math.cos(tilt)
         theta = torch.tensor(upright.angles, dtype=torch.float64)
         point = torch.stack([u * theta.cos(), u * theta.sin(), torch.full_like(theta, v)], -1)
         along = torch.stack([theta.sin(), -theta.cos(), torch.zeros_like(theta)], -1)
-        exact = torch.from_numpy(body.chord(point.numpy(), along.numpy()))
-        assert error(measured[j, :, i], exact) < 3e-2
+        exact = torch.from_numpy(BODY.chord(point.numpy(), along.numpy()))
+        assert error(measured[j, :, i], exact) < 2e-2
 
 
 class TestVectors:

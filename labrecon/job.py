@@ -1,0 +1,108 @@
+"""One reconstruction under way: what was asked, refused here if it can not be, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from labrecon import plugins, stages
+from labrecon.instrument import Instrument
+from labrecon.interruption import Checkpoint, check_not_interrupted
+from labrecon.io.atomic import check_output
+from labrecon.plan import Plan, Writer, find_instrument, make_plans, make_writer
+from labrecon.plugins import Host
+from labrecon.recipe import Recipe, load_recipe
+from labrecon.stages import Clock, Watcher
+
+__all__ = ["Job", "open_job"]
+
+
+@dataclass
+class Job:
+    """What is asked for, and what has been noted on the way.
+
+    Attributes:
+        instrument: whose scan it is.
+        source: the scan's file, or a word for one in memory.
+        out: folder to make.
+        recipe: as written.
+        plans: the recipe's reconstructions, the main one first.
+        writer: of the volume.
+        device: where to compute.
+        host: the plugins.
+        clock: seconds per stage.
+        force: replace an earlier output.
+        checkpoint: the interrupted run that is resumed.
+        warnings: what went wrong without stopping it.
+    """
+
+    instrument: Instrument
+    source: str
+    out: Path
+    recipe: Recipe
+    plans: list[Plan]
+    writer: Writer
+    device: torch.device
+    host: Host
+    clock: Clock
+    force: bool
+    checkpoint: Checkpoint | None
+    warnings: list[str] = field(default_factory=list)
+
+    def tell(self, event: str, **told: Any) -> None:
+        """Tell all plugins of an event, and note those that fail at it."""
+        failures = self.host.call(event, **told)
+        self.warnings += [f"a plugin failed at {event}: {why}" for why in failures]
+
+
+def open_job(
+    instrument: str | Instrument,
+    source: str,
+    out: str | Path,
+    *,
+    recipe: str | Path | Mapping[str, Any],
+    overrides: Iterable[str],
+    device: str,
+    force: bool,
+    watcher: Watcher | None,
+    host: Host | None,
+    resume: bool = False,
+) -> Job:
+    """Resolve and check everything that can be checked before any long work.
+
+    Raises:
+        RecipeError: instrument, recipe, names or options; or there is nothing to resume.
+        OutputError: ``out`` is taken, or an interrupted run waits beside it.
+        ReconstructionError: there is no such device.
+    """
+    host = host or plugins.host()
+    out = Path(out)
+    checkpoint = None
+    if resume:
+        checkpoint = Checkpoint.load(out)
+        recipe = checkpoint.told["recipe"]
+    if isinstance(instrument, str):
+        instrument = find_instrument(instrument, host)
+    loaded = load_recipe(recipe, instrument, overrides)
+    plans = make_plans(loaded, instrument, host)
+    writer = make_writer(loaded, host)
+    check_output(out, force=force)
+    if not resume:
+        check_not_interrupted(out, force=force)
+    return Job(
+        instrument,
+        source,
+        out,
+        loaded,
+        plans,
+        writer,
+        stages.pick_device(device),
+        host,
+        Clock(watcher=watcher),
+        force,
+        checkpoint,
+    )

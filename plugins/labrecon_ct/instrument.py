@@ -1,0 +1,165 @@
+"""The CT scanner as labrecon sees it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from labrecon.instrument import Exporter, Instrument, ReaderError, Scan
+from labrecon.noise import Noise
+from labrecon.operator import Operator
+from labrecon_ct.geometry import CTGeometry
+from labrecon_ct.noise import TransmissionNoise
+from labrecon_ct.phantoms import random_objects
+from labrecon_ct.simulation import ELECTRONIC, OPEN_BEAM, simulated_counts
+
+__all__ = ["CTInstrument", "export_angles"]
+
+PREPARE = ("zingers", "flat_field", "bad_pixels", "rings", "centre")
+TV: dict[str, Any] = {"name": "tv", "relative_weight": 5e-4, "nonneg": True}
+FISTA: dict[str, Any] = {"name": "fista", "iterations": 100, "tolerance": 1e-4}
+
+
+class CTInstrument(Instrument):
+    """X-ray CT with parallel, fan and cone beams; attenuation in 1/mm from line integrals."""
+
+    name: ClassVar[str] = "ct"
+    title: ClassVar[str] = "X-ray computed tomography (parallel, fan and cone beams)"
+    Geometry: ClassVar[type[BaseModel]] = CTGeometry
+    unit: ClassVar[str] = "1/mm"
+    data_unit: ClassVar[str] = "line integral"
+
+    def example(self) -> CTGeometry:
+        """A parallel 2D scan: 180 views over half a turn, 128 columns of 0.5 mm."""
+        angles = tuple(math.pi * i / 180 for i in range(180))
+        return CTGeometry.model_validate(
+            {"angles": angles, "columns": 128, "column_pitch": 0.5, "open_beam": OPEN_BEAM}
+        )
+
+    # Named options, so that a recipe with a typo is refused before anything is read.
+    def operator(  # type: ignore[override]
+        self,
+        geometry: Any,
+        *,
+        backend: Literal["auto", "matrix", "astra", "rays"] = "auto",
+        kernel: Literal["line", "strip", "linear"] = "line",
+        memory_budget: float = 3.0,
+        filter: str = "ramp",
+    ) -> Operator:
+        """The projector, see `labrecon_ct.projector.CTProjector`."""
+        from labrecon_ct.projector import CTProjector
+
+        return CTProjector(
+            geometry, backend=backend, kernel=kernel, memory_budget=memory_budget, filter=filter
+        )
+
+    def noise(self, geometry: Any) -> Noise:
+        """Photon and electronic noise of line integrals, with the dose of each view."""
+        beam = torch.tensor(geometry.open_beam or OPEN_BEAM, dtype=torch.float64)
+        if geometry.dose is not None:
+            beam = beam * torch.tensor(geometry.dose, dtype=torch.float64)[:, None]
+        return TransmissionNoise(beam, ELECTRONIC)
+
+    def objects(self, geometry: Any, n: int, generator: torch.Generator) -> Tensor:
+        """Random bodies with inclusions, see `labrecon_ct.phantoms`."""
+        return random_objects(geometry, n, generator)
+
+    def simulate(self, geometry: Any, generator: torch.Generator) -> Scan:
+        """Raw counts of a random body, with flats and darks, for the default recipe."""
+        truth = self.objects(geometry, 1, generator)[0]
+        with torch.no_grad():
+            lines = self.operator(geometry)(truth)
+        return simulated_counts(lines, geometry, generator, truth=truth, drift=0.02)
+
+    def check(self, scan: Scan) -> None:
+        """Raise `ReaderError` where a prepared scan still holds counts."""
+        if scan.provenance.get("quantity") == "counts":
+            raise ReaderError(
+                "the scan still holds counts, expected line integrals: put the step flat_field "
+                "into the recipe"
+            )
+
+    @property
+    def readers(self) -> Mapping[str, Any]:
+        """File formats, tried in order; NXtomo explains any other HDF5 file."""
+        return {
+            "exchange": "labrecon_ct.readers.exchange:DataExchangeReader",
+            "htc": "labrecon_ct.readers.htc:HTCReader",
+            "tiff": "labrecon_ct.readers.tiff:TiffReader",
+            "nxtomo": "labrecon_ct.readers.nxtomo:NXtomoReader",
+        }
+
+    @property
+    def steps(self) -> Mapping[str, Any]:
+        """Preparation steps by the names that recipes use."""
+        return {
+            "zingers": "labrecon_ct.steps.zingers:zingers",
+            "flat_field": "labrecon_ct.steps.flat_field:flat_field",
+            "bad_pixels": "labrecon_ct.steps.bad_pixels:bad_pixels",
+            "rings": "labrecon_ct.steps.rings:rings",
+            "centre": "labrecon_ct.steps.centre:centre",
+            "noise_level": "labrecon_ct.steps.noise_level:noise_level",
+            "paganin": "labrecon_ct.steps.paganin:paganin",
+            "subset": "labrecon_ct.steps.subset:subset",
+            "crop": "labrecon_ct.steps.detector:crop",
+            "bin": "labrecon_ct.steps.detector:bin_detector",
+        }
+
+    @property
+    def exporters(self) -> Mapping[str, Exporter]:
+        """Learned angles as a table."""
+        return {"angles-csv": export_angles}
+
+    def recipes(self) -> Mapping[str, Mapping[str, Any]]:
+        """``recon`` (FBP), ``tv``, and ``compare`` with every fourth view."""
+        prepare = [{"step": name} for name in PREPARE]
+        fourth = [{"step": "subset", "every": 4}]
+        direct = {"name": "direct"}
+        return {
+            "recon": {"prepare": prepare, "solver": direct},
+            "tv": {"prepare": prepare, "solver": FISTA, "prior": TV},
+            "compare": {
+                "prepare": prepare,
+                "solver": direct,
+                "compare": [
+                    {
+                        "title": "TV, every 4th view",
+                        "prepare": fourth,
+                        "solver": FISTA,
+                        "prior": TV,
+                    },
+                    {"title": "FBP, every 4th view", "prepare": fourth, "solver": direct},
+                ],
+            },
+        }
+
+    def voxel_size(self, geometry: Any) -> tuple[float, ...] | None:
+        """In mm along (y, x) or (z, y, x)."""
+        voxel: tuple[float, ...] = geometry.voxel
+        return voxel
+
+
+def export_angles(geometry: BaseModel, design: Mapping[str, Tensor], path: Path) -> None:
+    """Angles in degrees, and the relative dose where there is one, as CSV: a row per view.
+
+    Args:
+        geometry: gives what is not designed.
+        design: may hold ``angles`` in rad and ``dose``.
+        path: of the file.
+    """
+    assert isinstance(geometry, CTGeometry)
+    angles = design.get("angles", torch.tensor(geometry.angles, dtype=torch.float64))
+    dose = design.get("dose")
+    if dose is None and geometry.dose is not None:
+        dose = torch.tensor(geometry.dose)
+    degrees = torch.rad2deg(angles.detach().double()).tolist()
+    lines = ["view,angle_deg" + (",dose" if dose is not None else "")]
+    for i, angle in enumerate(degrees):
+        lines.append(f"{i},{angle:.6f}" + (f",{float(dose[i]):.6g}" if dose is not None else ""))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,47 @@
+"""What steps share: is the scan of counts, and what a step records when it has nothing to do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from labrecon.instrument import Scan
+
+__all__ = ["filled", "has_counts", "not_applicable", "weights_of"]
+
+
+def has_counts(scan: Scan) -> bool:
+    """Whether the data are raw counts rather than line integrals."""
+    return scan.provenance.get("quantity") == "counts"
+
+
+def not_applicable(scan: Scan, step: str, why: str) -> Scan:
+    """The scan as it is, with a record that the step did nothing."""
+    return scan.with_step(step, result=f"not applicable: {why}")
+
+
+def weights_of(scan: Scan) -> Tensor:
+    """The scan's weights in the shape of its data; ones where it has none. A copy."""
+    if scan.weights is None:
+        return torch.ones_like(scan.data)
+    return torch.broadcast_to(scan.weights, scan.data.shape).to(scan.data.dtype).clone()
+
+
+def filled(data: Tensor, bad: Tensor) -> Tensor:
+    """Bad samples replaced by linear interpolation along the columns of their view.
+
+    A view without any good sample keeps its values. ``data`` and ``bad``: ``(…, column)``.
+    """
+    if not bool(bad.any()):
+        return data
+    columns = data.shape[-1]
+    place = torch.arange(columns)
+    left = torch.where(bad, -1, place).cummax(-1).values
+    right = torch.where(bad, columns, place).flip(-1).cummin(-1).values.flip(-1)
+    low, high = left.clamp_min(0), right.clamp_max(columns - 1)
+    low, high = torch.where(left < 0, high, low), torch.where(right >= columns, low, high)
+    span = (high - low).clamp_min(1)
+    share = ((place - low).to(data.dtype) / span).clamp(0, 1)
+    value = data.gather(-1, low) * (1 - share) + data.gather(-1, high) * share
+    hopeless = bad.all(-1, keepdim=True)
+    return torch.where(bad & ~hopeless, value, data)
