@@ -117,7 +117,8 @@ class Problem:
         if self._closed_form:
             b = self._backproject() if self.backprojection is None else self.backprojection
             g = self.operator.normal(x, self.weights) - b
-            return g * self.noise.curvature(self.data)
+            scale = self.noise.curvature(self.data)
+            return g if scale == 1.0 else g * scale
         predicted, pull = self.operator.pullback(x)
         score = self.weighted(self.noise.score(predicted, self.data))
         return pull(score) if self.back is None else self.back(score)

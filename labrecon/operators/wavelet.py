@@ -41,8 +41,8 @@ class Wavelet(Unitary):
         SpaceError: the wavelet is not orthogonal, or an axis is not divisible by ``2^levels``.
 
     Example:
-        >>> Wavelet(Space((4,)), "haar", levels=2)(torch.ones(4)).round(decimals=4)
-        tensor([2., 0., 0., 0.])
+        >>> Wavelet(Space((2,)), "haar")(torch.tensor([3.0, 1.0])).mul(2**0.5).round()
+        tensor([4., 2.])
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Noise of transmission measurements: photon counts seen through their logarithm, or as they are."""
+"""Noise of transmission measurements: photon counts seen through their logarithm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from labrecon.noise import Gaussian, Noise, NoiseError, PoissonGaussian
 
-__all__ = ["TransmissionNoise", "line_integral_noise", "statistical_weights"]
+__all__ = ["TransmissionNoise", "line_integral_noise", "photon_transfer", "statistical_weights"]
 
 FLOOR = 1.0
 
@@ -36,6 +36,30 @@ def line_integral_noise(precision: Tensor) -> tuple[Gaussian, Tensor]:
         raise NoiseError("no sample has a positive weight: every pixel is marked as bad")
     mean = float(precision[used].double().mean())
     return Gaussian(mean**-0.5), precision / mean
+
+
+def photon_transfer(
+    flats: Tensor | None, darks: Tensor | None, gain: float | None = None
+) -> tuple[float, float]:
+    """Counts per photon and electronic noise in photons.
+
+    The photon transfer relation: the variance of flats above that of darks is gain times their
+    mean. The beam's own flicker is taken out through the mean of each frame.
+    """
+    electronic = 0.0
+    if darks is not None and len(darks) >= 4:
+        electronic = float(darks.double().var(0).median())
+    if gain is None and flats is not None and len(flats) >= 4:
+        offset = 0.0 if darks is None else darks.mean(0).double()
+        net = flats.double() - offset
+        level = net.flatten(1).mean(1)
+        net = net * (level.mean() / level).reshape(-1, *[1] * (net.ndim - 1))
+        mean, variance = net.mean(0), net.var(0)
+        typical = variance < 10 * variance.median()
+        excess = float((variance[typical] - electronic).mean())
+        gain = excess / float(mean[typical].mean()) if excess > 0 else None
+    gain = gain or 1.0
+    return gain, electronic**0.5 / gain
 
 
 class TransmissionNoise(Noise):

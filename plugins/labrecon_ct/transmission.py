@@ -8,6 +8,7 @@ from torch import Tensor
 from labrecon import Operator, PoissonGaussian, Space
 from labrecon.instrument import Scan
 from labrecon.space import SpaceError
+from labrecon_ct.noise import photon_transfer
 
 __all__ = ["Transmission", "count_model"]
 
@@ -50,8 +51,11 @@ class Transmission(Operator):
         return self.open_beam * torch.exp(-x) + self.scatter
 
 
-def count_model(scan: Scan, lines: Space) -> tuple[Transmission, PoissonGaussian]:
-    """The counts' operator (to compose with a projector) and noise, from a scan with flats.
+def count_model(scan: Scan, lines: Space) -> tuple[Transmission, Tensor, PoissonGaussian]:
+    """Operator (to compose with a projector), photons above dark, and their noise.
+
+    The dark level is subtracted rather than modelled as background: most of it is an offset of the
+    electronics without shot noise, and what it scatters is in the noise of the darks.
 
     Args:
         scan: raw counts with flats and, if possible, darks.
@@ -65,7 +69,7 @@ def count_model(scan: Scan, lines: Space) -> tuple[Transmission, PoissonGaussian
         raise ValueError("count_model needs raw counts with flats; this scan has none")
     darks = scan.calibration.get("darks")
     dark = torch.zeros_like(flats[0]) if darks is None else darks.mean(0)
-    beam = (flats.mean(0) - dark).clamp_min(0).unsqueeze(-2)
-    spread = 0.0 if darks is None or len(darks) < 2 else float(darks.std(0).median())
-    noise = PoissonGaussian(spread, background=dark.unsqueeze(-2))
-    return Transmission(lines, beam), noise
+    gain, sigma = photon_transfer(flats, darks)
+    beam = (flats.mean(0) - dark).clamp_min(0).unsqueeze(-2) / gain
+    photons = (scan.data - dark.unsqueeze(-2)) / gain
+    return Transmission(lines, beam), photons, PoissonGaussian(sigma)

@@ -27,8 +27,7 @@ def centre(scan: Scan, *, column: float | None = None, search: float = 0.3) -> S
     other side. Half turns are mirrored into full ones at many candidate centres; the right one has
     the least energy outside the double wedge of its Fourier transform (Vo, Drakopoulos, Atwood and
     Reinhard 2014). The best candidate of a coarse search is refined below a quarter of a column.
-    Fans of less than a full turn, and cones, keep the
-    centre of their geometry.
+    Fans of less than a full turn, and cones, keep the centre of their geometry.
 
     Args:
         scan: line integrals ``([row,] angle, column)``.

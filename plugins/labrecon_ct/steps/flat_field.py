@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from labrecon.instrument import Scan
-from labrecon_ct.noise import FLOOR, line_integral_noise, statistical_weights
+from labrecon_ct.noise import FLOOR, line_integral_noise, photon_transfer, statistical_weights
 from labrecon_ct.steps.common import has_counts, not_applicable
 
 __all__ = ["flat_field"]
@@ -54,7 +54,7 @@ def flat_field(
     given = getattr(scan.geometry, "dose", None)
     dose = torch.ones(views) if given is None else torch.tensor(given)
     view_time = scan.calibration.get("view_time", torch.linspace(0, 1, views).double())
-    photons_per, sigma = _calibrate(flats, darks, gain)
+    photons_per, sigma = photon_transfer(flats, darks, gain)
     lines = torch.empty_like(scan.data)
     precision = torch.empty_like(scan.data)
     floored = 0
@@ -131,28 +131,3 @@ def _at(beams: Tensor, times: Tensor, views: Tensor) -> Tensor:
     low = beams[index - 1].squeeze(-2).movedim(0, -2)
     high = beams[index].squeeze(-2).movedim(0, -2)
     return low * (1 - share) + high * share
-
-
-def _calibrate(
-    flats: Tensor | None, darks: Tensor | None, gain: float | None
-) -> tuple[float, float]:
-    """Counts per photon and electronic noise in photons.
-
-    The photon transfer relation: the variance of flats above that of darks is gain times their
-    mean. The beam's own flicker is taken out through the mean of each frame.
-    """
-    electronic = 0.0
-    if darks is not None and len(darks) >= 4:
-        electronic = float(darks.double().var(0).median())
-    if gain is None and _many(flats):
-        assert flats is not None
-        offset = 0.0 if darks is None else darks.mean(0).double()
-        net = flats.double() - offset
-        level = net.flatten(1).mean(1)
-        net = net * (level.mean() / level).reshape(-1, *[1] * (net.ndim - 1))
-        mean, variance = net.mean(0), net.var(0)
-        typical = variance < 10 * variance.median()
-        excess = float((variance[typical] - electronic).mean())
-        gain = excess / float(mean[typical].mean()) if excess > 0 else None
-    gain = gain or 1.0
-    return gain, electronic**0.5 / gain

@@ -114,8 +114,8 @@ def test_transmission_gradients() -> None:
 def test_counts_as_they_are_measured() -> None:
     scan = simulated(columns=48, views=60, beam=200.0)
     projector = CTProjector(scan.geometry)
-    transmission, noise = count_model(scan, projector.range)
-    problem = Problem(transmission @ projector, scan.data, noise)
+    transmission, photons, noise = count_model(scan, projector.range)
+    problem = Problem(transmission @ projector, photons, noise)
     with torch.no_grad():
         loss, gradient = problem.loss_and_gradient(scan.truth)
     # Deviance of n Poisson counts is about n/2 for the true object.
