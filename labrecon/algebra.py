@@ -96,8 +96,8 @@ class Scaled(_Wrapper):
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``conj(c) Aᴴ y``."""
-        conjugate = self.factor.conj() if isinstance(self.factor, Tensor) else (
-            self.factor.conjugate()
+        conjugate = (
+            self.factor.conj() if isinstance(self.factor, Tensor) else (self.factor.conjugate())
         )
         return self.operator.adjoint(conjugate * y)
 

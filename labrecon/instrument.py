@@ -166,9 +166,7 @@ class Instrument(ABC):
         noise = self.noise(geometry)
         with torch.no_grad():
             data = noise.sample(operator(truth), generator)
-        return Scan(
-            data, geometry, noise, truth=truth, provenance={"source": "simulated"}
-        )
+        return Scan(data, geometry, noise, truth=truth, provenance={"source": "simulated"})
 
     def voxel_size(self, geometry: Any) -> tuple[float, ...] | None:
         """Size of a voxel along each axis of the object in mm, or None where it has no length."""

@@ -104,7 +104,8 @@ def fit(
             record = {"epoch": float(epoch), "loss": value, **metrics}
             record["seconds"] = time.perf_counter() - begin
             history.append(record)
-            if any([watch(len(history), record) for watch in watchers]):
+            answers = [watch(len(history), record) for watch in watchers]
+            if any(answers):
                 return history
             if config.seconds is not None and record["seconds"] >= config.seconds:
                 return history

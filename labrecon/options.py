@@ -34,14 +34,17 @@ def number(
         or (above is not None and value <= above)
         or (below is not None and value >= below)
     ):
-        told = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
-        raise error(f"{what} must be a {'' if told else 'finite '}number {told}".rstrip() + f", got {value!r}")
+        told = " and ".join(
+            f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None
+        )
+        raise error(
+            f"{what} must be a {'' if told else 'finite '}number {told}".rstrip()
+            + f", got {value!r}"
+        )
     return float(value)
 
 
-def whole(
-    what: str, value: Any, *, at_least: int = 1, error: type[ValueError] = ValueError
-) -> int:
+def whole(what: str, value: Any, *, at_least: int = 1, error: type[ValueError] = ValueError) -> int:
     """``value`` as an int not below ``at_least``, else ``error`` naming ``what``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise error(f"{what} must be a whole number ≥ {at_least}, got {value!r}")

@@ -51,8 +51,7 @@ class Problem:
                 torch.broadcast_to(self.weights, self.data.shape)
             except RuntimeError as error:
                 raise SolverError(
-                    f"weights {tuple(self.weights.shape)} do not fit data "
-                    f"{tuple(self.data.shape)}"
+                    f"weights {tuple(self.weights.shape)} do not fit data {tuple(self.data.shape)}"
                 ) from error
 
     @property
@@ -80,9 +79,7 @@ class Problem:
 
     def loss(self, x: Tensor) -> Tensor:
         """``D(x)``: one number per batch element."""
-        return self.noise.nll(
-            self.operator(x), self.data, self.weights, self.operator.range.ndim
-        )
+        return self.noise.nll(self.operator(x), self.data, self.weights, self.operator.range.ndim)
 
     @cached_property
     def _closed_form(self) -> bool:

@@ -222,7 +222,8 @@ def solve(
     status: Status = "iterations"
     watchers = list(callbacks)
     try:
-        for previous, current, told in _steps(solver, problem, current, iterations):
+        for previous, following, told in _steps(solver, problem, current, iterations):
+            current = following
             if current.k % check_every and current.k != iterations:
                 continue
             record = _record(solver, problem, previous, current, told, objective)
@@ -231,7 +232,8 @@ def solve(
             if tolerance is not None and record["change"] <= tolerance:
                 status = "converged"
                 break
-            if any([watch(current, record) for watch in watchers]):
+            answers = [watch(current, record) for watch in watchers]
+            if any(answers):
                 status = "stopped"
                 break
             if seconds is not None and record["seconds"] >= seconds:

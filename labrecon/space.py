@@ -79,9 +79,7 @@ class Space:
                 f"{what}: got dtype {x.dtype}, expected {self.dtype}; convert the array with "
                 f".to({self.dtype}) or build the operator with that dtype"
             )
-        expected = ", ".join(
-            f"{axis}={n}" for axis, n in zip(self.axes, self.shape, strict=True)
-        )
+        expected = ", ".join(f"{axis}={n}" for axis, n in zip(self.axes, self.shape, strict=True))
         raise SpaceError(f"{what}: got shape {tuple(x.shape)}, expected (*batch, {expected})")
 
     def zeros(self, *batch: int, device: torch.device | str | None = None) -> Tensor:
@@ -96,9 +94,7 @@ class Space:
     ) -> Tensor:
         """Standard normal samples ``(*batch, *shape)``, drawn on the generator's device."""
         source = generator.device if generator is not None else device
-        x = torch.randn(
-            *batch, *self.shape, dtype=self.dtype, device=source, generator=generator
-        )
+        x = torch.randn(*batch, *self.shape, dtype=self.dtype, device=source, generator=generator)
         return x.to(device) if device is not None else x
 
 
@@ -109,8 +105,10 @@ def inner(a: Tensor, b: Tensor, ndim: int) -> Tensor:
 
 def squared_norm(a: Tensor, ndim: int) -> Tensor:
     """``Σ |a|²`` over the last ``ndim`` axes: one real number per batch element."""
-    return torch.view_as_real(a).square().flatten(a.ndim - ndim).sum(-1) if a.is_complex() else (
-        a.square().flatten(a.ndim - ndim).sum(-1)
+    return (
+        torch.view_as_real(a).square().flatten(a.ndim - ndim).sum(-1)
+        if a.is_complex()
+        else (a.square().flatten(a.ndim - ndim).sum(-1))
     )
 
 

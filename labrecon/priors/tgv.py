@@ -9,7 +9,7 @@ from torch import Tensor
 
 from labrecon.operators.difference import FiniteDifference
 from labrecon.options import number
-from labrecon.priors.l1 import below_zero, nonnegative, squared_length
+from labrecon.priors.l1 import below_zero, nonnegative
 from labrecon.priors.tv import Differences, in_balls
 from labrecon.priors.weighted import grouped
 
@@ -49,11 +49,10 @@ class TGV(Differences):
         """The minimum over ``w``, approached from above by the steps of the prox."""
         nabla, there = self.gradient(x), self._there(x)
         w = self._minimise(x, self.weight, moves=False)[1]
-        first = squared_length(nabla(x) - there * w, self.axis)
-        second = self._length(self._second(w, nabla))
-        terms = first.sqrt() + self.ratio * second.squeeze(self.axis)
+        first = torch.linalg.vector_norm(nabla(x) - there * w, dim=self.axis)
+        second = torch.linalg.vector_norm(self._second(w, nabla), dim=(self.axis, self.axis - 1))
         start = x.ndim - (x.ndim if ndim is None else ndim)
-        value = (grouped(self.weight, self.axis) * terms).flatten(start).sum(-1)
+        value = (self.weight * (first + self.ratio * second)).flatten(start).sum(-1)
         return below_zero(x, value, start) if self.nonneg else value
 
     def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
@@ -62,9 +61,7 @@ class TGV(Differences):
 
     def _there(self, x: Tensor) -> Tensor:
         """1 where a difference exists, 0 at the far edge of its direction."""
-        there = torch.ones(
-            self.ndim, *x.shape[-self.ndim :], dtype=x.real.dtype, device=x.device
-        )
+        there = torch.ones(self.ndim, *x.shape[-self.ndim :], dtype=x.real.dtype, device=x.device)
         for d in range(self.ndim):
             there[d].select(d, -1).zero_()
         return there
@@ -75,9 +72,6 @@ class TGV(Differences):
     def _second(self, w: Tensor, nabla: FiniteDifference) -> Tensor:
         """``E w``: the symmetric part of the derivative of the vector field ``w``."""
         return self._symmetric(nabla(w))
-
-    def _length(self, r: Tensor) -> Tensor:
-        return squared_length(r, self.axis).sum(self.axis - 1, keepdim=True).sqrt()
 
     def _minimise(
         self, x: Tensor, strength: Tensor | float, *, moves: bool
@@ -106,7 +100,9 @@ class TGV(Differences):
     def _in_balls(self, r: Tensor, radius: Tensor | float) -> Tensor:
         n = self.ndim
         flat = r.flatten(r.ndim - n - 2, r.ndim - n - 1)
-        flat_radius = radius.squeeze(-n - 1) if isinstance(radius, Tensor) and (
-            radius.ndim > n + 1
-        ) else radius
+        flat_radius = (
+            radius.squeeze(-n - 1)
+            if isinstance(radius, Tensor) and (radius.ndim > n + 1)
+            else radius
+        )
         return in_balls(flat, flat_radius, self.axis).reshape(r.shape)

@@ -10,4 +10,15 @@ from labrecon.solvers.pdhg import PDHG
 from labrecon.solvers.proximal import FISTA, ISTA
 from labrecon.solvers.sirt import SIRT
 
-__all__ = ["ADMM", "CG", "FISTA", "HQS", "ISTA", "MLEM", "PDHG", "SIRT", "Direct", "GradientDescent"]
+__all__ = [
+    "ADMM",
+    "CG",
+    "FISTA",
+    "HQS",
+    "ISTA",
+    "MLEM",
+    "PDHG",
+    "SIRT",
+    "Direct",
+    "GradientDescent",
+]

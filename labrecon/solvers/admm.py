@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from labrecon.options import whole
 from labrecon.prior import Prior, Zero
-from labrecon.solver import Problem, Schedule, Solver, SolverError, State, pick
+from labrecon.solver import Problem, Schedule, Solver, SolverError, State, constant, pick
 from labrecon.solvers.gradient import require_step
 from labrecon.solvers.quadratic import data_weights, regularised_solve
 
@@ -21,6 +22,7 @@ class ADMMState(State):
     x: Tensor
     z: tuple[Tensor, ...]
     u: tuple[Tensor, ...]
+    identity: int = constant()
 
 
 class ADMM(Solver):
@@ -28,8 +30,12 @@ class ADMM(Solver):
 
     ``x ← argmin D(x) + ½ρ Σ‖K x − z + u‖²``, ``z ← prox_{h/ρ}(K x + u)``, ``u ← u + K x − z``.
 
+    The estimate is the ``z`` of the term without ``K``, where there is one (it obeys a bound
+    exactly, and a learned prior acts on it last), else ``x``.
+
     Good where ``(AᴴA + ρ)⁻¹`` is cheap (Fourier operators) or the prior is known only by its prox.
-    Its speed depends on ``ρ``: too small or large by 100 costs as much in iterations.
+    Its speed depends on ``ρ``: too small or large by 100 costs as much in iterations. Not for
+    noise other than Gaussian: take `PDHG`.
 
     Args:
         prior: ``g``, or one per layer.
@@ -49,11 +55,9 @@ class ADMM(Solver):
         inner: int = 10,
     ) -> None:
         super().__init__()
-        if inner < 1:
-            raise SolverError(f"inner must be at least 1, got {inner}")
         self.prior: nn.Module = Zero() if prior is None else prior
-        self.rho = require_step(rho)
-        self.inner = inner
+        self.rho = require_step(rho, "rho", optional=False)
+        self.inner = whole("inner", inner, error=SolverError)
 
     def init(self, problem: Problem, x0: Tensor | None = None) -> ADMMState:
         """``z = K x0`` and ``u = 0``."""
@@ -62,7 +66,8 @@ class ADMM(Solver):
         prior: Prior = pick(self.prior, 0)  # type: ignore[assignment]
         terms = prior.split(problem.operator.domain)
         z = tuple(x if k is None else k(x) for k, _ in terms)
-        return ADMMState(0, x, z, tuple(0 * v for v in z))
+        identity = next((i for i, (k, _) in enumerate(terms) if k is None), -1)
+        return ADMMState(0, x, z, tuple(0 * v for v in z), identity)
 
     def step(self, problem: Problem, state: ADMMState) -> tuple[ADMMState, dict[str, float]]:
         """One sweep over ``x``, ``z`` and ``u``."""
@@ -78,4 +83,8 @@ class ADMM(Solver):
             moved = (x if k is None else k(x)) + multiplier
             z.append(h.prox(moved, 1 / rho))
             u.append(moved - z[-1])
-        return ADMMState(state.k + 1, x, tuple(z), tuple(u)), {}
+        return state.replace(k=state.k + 1, x=x, z=tuple(z), u=tuple(u)), {}
+
+    def estimate(self, state: ADMMState) -> Tensor:
+        """The copy of the object that the prior touched last."""
+        return state.x if state.identity < 0 else state.z[state.identity]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from labrecon.operator import CGState, Map, cg_start, cg_step
+from labrecon.options import number
 from labrecon.solver import Problem, Solver, SolverError, State
 from labrecon.solvers.quadratic import data_weights
 from labrecon.space import squared_norm
@@ -28,7 +29,8 @@ class CG(Solver):
     """Minimises ``½‖A x − y‖²_W + ½ ρ ‖x‖²`` by conjugate gradients on ``AᴴWA + ρ``.
 
     The fastest way to a least-squares solution; stopped early it regularises by itself
-    (semi-convergence). Needs linear operator, Gaussian noise and an exact adjoint.
+    (semi-convergence). Gaussian noise only. Not with an unmatched back-projection, with which it
+    diverges sooner or later: take `SIRT`.
 
     Args:
         rho: Tikhonov weight.
@@ -40,9 +42,7 @@ class CG(Solver):
 
     def __init__(self, *, rho: float = 0.0) -> None:
         super().__init__()
-        if not rho >= 0:
-            raise SolverError(f"rho must be ≥ 0, got {rho}")
-        self.rho = rho
+        self.rho = number("CG: rho", rho, at_least=0, error=SolverError)
 
     def _normal(self, problem: Problem) -> Map:
         weights = data_weights(problem, self.name)
@@ -51,9 +51,7 @@ class CG(Solver):
     def init(self, problem: Problem, x0: Tensor | None = None) -> NormalState:
         """The residual at ``x0``."""
         weights = data_weights(problem, self.name)
-        rhs = problem.operator.adjoint(
-            problem.data if weights is None else weights * problem.data
-        )
+        rhs = problem.operator.adjoint(problem.data if weights is None else weights * problem.data)
         start = None if x0 is None else self.start(problem, x0)
         state = cg_start(self._normal(problem), rhs, start, problem.operator.domain.ndim)
         return NormalState(0, *state)

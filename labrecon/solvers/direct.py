@@ -1,4 +1,4 @@
-"""The instrument's own first estimate: filtered back-projection, zero-filled, …"""
+"""The instrument's own first estimate: filtered back-projection, a zero-filled image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class DirectState(State):
 class Direct(Solver):
     """``x = operator.initial(y)``, in one step: what each instrument offers as direct inversion.
 
-    It knows no noise, weights or prior; use it on complete, clean data, and as a first look.
+    Use it on complete, clean data, and as a first look. Not on few, noisy or badly sampled data:
+    it knows no noise, weights or prior.
     """
 
     state_type = DirectState

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from labrecon.options import number, whole
 from labrecon.prior import Prior, Zero
 from labrecon.solver import Problem, Schedule, Solver, SolverError, State, pick
 from labrecon.solvers.gradient import require_step
@@ -26,7 +27,8 @@ class HQS(Solver):
     """``x ← argmin D(x) + ½μ‖x − z‖²``, ``z ← prox_{g/μ}(x)`` (Geman and Yang 1995).
 
     With a fixed ``μ`` the limit minimises ``D`` plus the Moreau envelope of ``g``, not ``D + g``;
-    ``growth > 1`` raises ``μ`` and closes the gap. The usual frame of plug-and-play denoisers.
+    ``growth > 1`` raises ``μ`` and closes the gap. The usual frame of plug-and-play denoisers. The
+    estimate is ``z``, on which the prior acted last.
 
     Args:
         prior: ``g``, or one per layer.
@@ -48,12 +50,10 @@ class HQS(Solver):
         inner: int = 10,
     ) -> None:
         super().__init__()
-        if not growth >= 1 or inner < 1:
-            raise SolverError(f"growth and inner must be at least 1, got {growth} and {inner}")
         self.prior: nn.Module = Zero() if prior is None else prior
-        self.mu = require_step(mu)
-        self.growth = growth
-        self.inner = inner
+        self.mu = require_step(mu, "mu", optional=False)
+        self.growth = number("growth", growth, at_least=1, error=SolverError)
+        self.inner = whole("inner", inner, error=SolverError)
 
     def init(self, problem: Problem, x0: Tensor | None = None) -> HQSState:
         """Both copies at ``x0`` or zero."""
@@ -71,3 +71,7 @@ class HQS(Solver):
         x = regularised_solve(problem, weights, terms, mu, state.x, self.inner)  # type: ignore[arg-type]
         prior: Prior = pick(self.prior, state.k)  # type: ignore[assignment]
         return HQSState(state.k + 1, x, prior.prox(x, 1 / mu)), {}
+
+    def estimate(self, state: HQSState) -> Tensor:
+        """The copy that obeys the prior."""
+        return state.z

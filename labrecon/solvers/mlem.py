@@ -9,6 +9,7 @@ from torch import Tensor
 
 from labrecon.noise import PoissonGaussian
 from labrecon.solver import Problem, Solver, SolverError, State, constant
+from labrecon.space import per_element
 
 __all__ = ["MLEM"]
 
@@ -24,8 +25,9 @@ class MLEMState(State):
 class MLEM(Solver):
     """``x ← x / (Aᵀw) · Aᵀ(w y / (A x + b))`` (Shepp and Vardi 1982; Richardson and Lucy).
 
-    Keeps ``x ≥ 0``, raises the Poisson likelihood in each step and needs no step size. Slow, and
-    noisy if it runs long. With electronic noise it works on the shifted counts.
+    Keeps ``x ≥ 0``, raises the Poisson likelihood in each step and needs no step size. Slow. Not
+    to the end on noisy data, which it turns to speckle. With electronic noise it works on the
+    shifted counts.
     """
 
     state_type = MLEMState
@@ -41,15 +43,22 @@ class MLEM(Solver):
             )
 
     def init(self, problem: Problem, x0: Tensor | None = None) -> MLEMState:
-        """A positive constant image that predicts the right total, or ``x0``."""
+        """A positive constant image that predicts the total of each element, or ``x0``."""
         ones = torch.ones_like(problem.data)
         sensitivity = problem.operator.adjoint(problem.weighted(ones))
         if bool((sensitivity < 0).any()):
             raise SolverError("MLEM needs an operator with non-negative entries")
         if x0 is None:
-            flat = torch.ones_like(sensitivity)
-            predicted = problem.weighted(problem.operator(flat)).sum()
-            x = flat * problem.weighted(problem.data).sum().clamp_min(1e-6) / predicted
+            noise, operator = problem.noise, problem.operator
+            assert isinstance(noise, PoissonGaussian)
+            axes = tuple(range(-operator.range.ndim, 0))
+            empty, counts = noise.shifted(torch.zeros_like(problem.data), problem.data)
+            total = problem.weighted(counts).sum(axes)
+            excess = problem.weighted(counts - empty).sum(axes)
+            expected = problem.weighted(operator(torch.ones_like(sensitivity))).sum(axes)
+            # Some light at least: a sample at 0 stays there for ever.
+            level = torch.maximum(excess, 1e-3 * total).clamp_min(1e-6) / expected
+            x = per_element(level, operator.domain.ndim) * torch.ones_like(sensitivity)
         else:
             x = self.start(problem, x0)
             if not bool((x >= 0).all()):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from labrecon.options import flag, number
 from labrecon.prior import Prior, Zero, moreau
 from labrecon.solver import Problem, Solver, SolverError, State, constant
 
@@ -22,16 +23,17 @@ class PDHGState(State):
     x_bar: Tensor
     p: Tensor
     q: tuple[Tensor, ...]
-    tau: Tensor = constant()
-    sigma: Tensor = constant()
-    sigma_terms: tuple[Tensor, ...] = constant()
+    tau: Tensor | float = constant()
+    sigma: Tensor | float = constant()
+    sigma_terms: Tensor = constant()
 
 
 class PDHG(Solver):
     """Chambolle and Pock (2011) on ``min_x Σ w · density(A x, y) + Σ h(K x)``.
 
     Needs only applications of ``A`` and ``K`` and the prox of the noise: no inner iteration, no
-    linear solve, Poisson noise as well. One bound (``x ≥ 0``) is taken as the prox of ``x``.
+    linear solve, Poisson noise as well. One bound (``x ≥ 0``) is taken as the prox of ``x``. Not
+    where ``(AᴴA + ρ)⁻¹`` is cheap (`ADMM`), nor with an unmatched adjoint.
 
     Args:
         prior: ``Σ h(K x)`` through `Prior.split`.
@@ -48,38 +50,44 @@ class PDHG(Solver):
         self, *, prior: Prior | None = None, ratio: float = 1.0, preconditioned: bool = False
     ) -> None:
         super().__init__()
-        if not ratio > 0:
-            raise SolverError(f"ratio must be positive, got {ratio}")
         self.prior: Prior = Zero() if prior is None else prior
-        self.ratio = ratio
-        self.preconditioned = preconditioned
+        self.ratio = number("ratio", ratio, above=0, error=SolverError)
+        self.preconditioned = flag("preconditioned", preconditioned, error=SolverError)
 
     def _terms(self, problem: Problem) -> tuple[Prior, list[Any]]:
         """The bound on ``x``, and the terms that get a dual variable."""
         terms = list(self.prior.split(problem.operator.domain))
-        simple = [i for i, (k, _) in enumerate(terms) if k is None]
+        # Steps that differ between samples need a prox that treats each sample alone.
+        simple = [
+            i
+            for i, (k, h) in enumerate(terms)
+            if k is None and (h.separable or not self.preconditioned)
+        ]
         primal = terms.pop(simple[0])[1] if simple else Zero()
         return primal, terms
 
     def init(self, problem: Problem, x0: Tensor | None = None) -> PDHGState:
-        """Zero duals; step sizes with ``τ Σ σᵢ ‖Kᵢ‖² ≤ 1``."""
+        """Zero duals; steps with ``Σ σᵢ KᵢᴴKᵢ < 1/τ``, an equal share for each term."""
         x = self.start(problem, x0)
         _, terms = self._terms(problem)
-        share = 0.99 / (len(terms) + 1)
         operator = problem.operator
+        tau: Tensor | float
+        sigma: Tensor | float
         if self.preconditioned:
             rows, columns = _sums(problem)
-            tau = self.ratio / columns
-            sigma = share / (self.ratio * rows)
+            # AᵀRA ≤ C for inverse row sums R and column sums C, so that the terms may be given
+            # the mean of C: pixels that few rays meet do not slow them down.
+            share = float(columns.mean())
+            tau = 0.99 * self.ratio / (columns + len(terms) * share)
+            sigma = 1 / (self.ratio * rows)
         else:
-            norm = operator.norm()
-            if norm == 0:
+            share = operator.norm()
+            if share == 0:
                 raise SolverError(f"{operator.name} is zero")
-            tau = torch.tensor(self.ratio / norm)
-            sigma = torch.tensor(share / (self.ratio * norm))
-        largest = float(tau.max())
-        norms = [1.0 if k is None else k.norm() for k, _ in terms]
-        sigmas = tuple(torch.tensor(share / (largest * n**2)) for n in norms)
+            tau = 0.99 * self.ratio / (share * (len(terms) + 1))
+            sigma = 1 / (self.ratio * share)
+        squares = [1.0 if k is None else k.norm() ** 2 for k, _ in terms]
+        sigmas = torch.tensor([share / (self.ratio * n) for n in squares], dtype=torch.float64)
         q = tuple(0 * (x if k is None else k(x)) for k, _ in terms)
         return PDHGState(0, x, x, torch.zeros_like(problem.data), q, tau, sigma, sigmas)
 
@@ -90,9 +98,12 @@ class PDHG(Solver):
         v = state.p + sigma * problem.operator(state.x_bar)
         weight = 1.0 if problem.weights is None else problem.weights
         p = v - sigma * problem.noise.prox(v / sigma, problem.data, weight / sigma)
+        if problem.weights is not None:
+            # A sample without weight has no say, not even on where its mean may lie.
+            p = torch.where(problem.weights > 0, p, torch.zeros_like(p))
         gradient = problem.operator.adjoint(p)
         q = []
-        for (k, h), dual, s in zip(terms, state.q, state.sigma_terms, strict=True):
+        for (k, h), dual, s in zip(terms, state.q, state.sigma_terms.tolist(), strict=True):
             moved = dual + s * (state.x_bar if k is None else k(state.x_bar))
             q.append(moreau(h, moved, s))
             gradient = gradient + (q[-1] if k is None else k.adjoint(q[-1]))
@@ -111,6 +122,4 @@ def _sums(problem: Problem) -> tuple[Tensor, Tensor]:
         raise SolverError(
             f"preconditioned steps need non-negative entries; {operator.name} has sums below 0"
         )
-    return torch.where(rows > 0, rows, rows.max()), torch.where(
-        columns > 0, columns, columns.max()
-    )
+    return torch.where(rows > 0, rows, rows.max()), torch.where(columns > 0, columns, columns.max())

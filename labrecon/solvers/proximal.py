@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from labrecon.noise import NoiseError
+from labrecon.operator import LinearityError
+from labrecon.options import flag
 from labrecon.prior import Prior, Zero
 from labrecon.solver import Problem, Schedule, Solver, SolverError, State, constant, pick
 from labrecon.solvers.gradient import initial_step, require_step, step_at
@@ -29,14 +32,14 @@ class ProximalState(State):
 class ISTA(Solver):
     """``x ← prox_{τ g}(x − τ ∇D(x))``: proximal gradient (Daubechies, Defrise and De Mol 2004).
 
-    The objective falls in each step, as ``1/k``. `FISTA` is faster and costs the same; this one
-    serves where monotony matters and as the layer of unrolled networks.
+    The objective falls in each step, as ``1/k``. Not the one to wait for: `FISTA` is faster and
+    costs the same. It serves where monotony matters and as the layer of unrolled networks.
 
     Args:
         prior: ``g``, or one per layer.
         step_size: ``τ``: a number, a `Schedule`, or None for ``1 / L`` (linear operators).
         backtracking: start from the step size and halve it until the quadratic bound holds; for
-            nonlinear operators or noise of unbounded curvature. Give a generous step_size.
+            nonlinear operators or noise of unbounded curvature.
     """
 
     state_type = ProximalState
@@ -52,7 +55,7 @@ class ISTA(Solver):
         super().__init__()
         self.prior: nn.Module = Zero() if prior is None else prior
         self.step_size = require_step(step_size)
-        self.backtracking = backtracking
+        self.backtracking = flag("backtracking", backtracking, error=SolverError)
         self.restart = False
         if backtracking and isinstance(step_size, Schedule):
             raise SolverError("backtracking chooses the step size: give a number, not a schedule")
@@ -63,7 +66,13 @@ class ISTA(Solver):
         t: Tensor | float = 1.0
         if self.restart:
             t = torch.ones(problem.batch, dtype=x.real.dtype, device=x.device)
-        return ProximalState(0, x, x, t, initial_step(self.step_size, problem))
+        try:
+            tau = initial_step(self.step_size, problem)
+        except (LinearityError, NoiseError):
+            if not self.backtracking:
+                raise
+            tau = _probe(problem, x)
+        return ProximalState(0, x, x, t, tau)
 
     def step(self, problem: Problem, state: ProximalState) -> tuple[ProximalState, dict[str, Any]]:
         """One proximal gradient step from the extrapolated point."""
@@ -80,9 +89,7 @@ class ISTA(Solver):
             return state.replace(k=state.k + 1, x=x, v=x), told
         return self._extrapolate(problem, state, x), told
 
-    def _search(
-        self, problem: Problem, state: ProximalState, prior: nn.Module
-    ) -> tuple[Tensor, float]:
+    def _search(self, problem: Problem, state: ProximalState, prior: Prior) -> tuple[Tensor, float]:
         loss, g = problem.loss_and_gradient(state.v)
         ndim = problem.operator.domain.ndim
         slack = 8 * torch.finfo(loss.dtype).eps * loss.abs()
@@ -139,4 +146,21 @@ class FISTA(ISTA):
         restart: bool = False,
     ) -> None:
         super().__init__(prior=prior, step_size=step_size, backtracking=backtracking)
-        self.restart = restart
+        self.restart = flag("restart", restart, error=SolverError)
+
+
+def _probe(problem: Problem, x: Tensor) -> float:
+    """A step size too large for the curvature along the gradient at ``x``, to search down from."""
+    ndim = problem.operator.domain.ndim
+    with torch.no_grad():
+        g = problem.gradient(x)
+        length = float(squared_norm(g, ndim).sum().sqrt())
+        scale = float(squared_norm(x, ndim).sum().sqrt()) or 1.0
+        small = scale * torch.finfo(x.dtype).eps ** 0.5 / (length or 1.0)
+        change = float(squared_norm(problem.gradient(x - small * g) - g, ndim).sum().sqrt())
+    if not 0 < change < float("inf"):
+        raise SolverError(
+            f"the data term is flat, or not finite, at the first estimate (gradient {length:.3g}):"
+            " give the solver a step_size or another x0"
+        )
+    return 4 * small * length / change

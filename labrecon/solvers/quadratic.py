@@ -47,7 +47,9 @@ def regularised_solve(
     for k, v in terms:
         rhs = rhs + rho * (v if k is None else k.adjoint(v))
     if len(terms) == 1 and terms[0][0] is None:
-        return operator.solve(rhs, rho, weights=weights, x0=x, iterations=iterations)
+        # No tolerance: from a warm start, one relative to the right-hand side would stop the
+        # outer iteration at that accuracy.
+        return operator.solve(rhs, rho, weights=weights, x0=x, iterations=iterations, tolerance=0.0)
 
     def apply(u: Tensor) -> Tensor:
         total = operator.normal(u, weights)

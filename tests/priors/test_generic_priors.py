@@ -125,7 +125,9 @@ def test_prox_has_first_and_second_derivatives(case: Case, dtype: torch.dtype) -
 
 
 @every_prior
-def test_penalty_has_finite_derivatives_at_a_constant_object(case: Case, dtype: torch.dtype) -> None:
+def test_penalty_has_finite_derivatives_at_a_constant_object(
+    case: Case, dtype: torch.dtype
+) -> None:
     """Where ∇x = 0, or x = 0, the norms have a kink; training must not meet a NaN there."""
     for value in (0.0, 0.3):
         x = torch.full(SHAPE, value, dtype=dtype, requires_grad=True)

@@ -53,9 +53,7 @@ def test_spacing_is_the_sample_distance() -> None:
 
 def test_other_axes_are_batch() -> None:
     x = draw(3, 5, 6)
-    torch.testing.assert_close(
-        TV(0.3).prox(x, 1.0), torch.stack([TV(0.3).prox(s, 1.0) for s in x])
-    )
+    torch.testing.assert_close(TV(0.3).prox(x, 1.0), torch.stack([TV(0.3).prox(s, 1.0) for s in x]))
     with pytest.raises(PriorError, match="ndim"):
         TV(ndim=3).prox(draw(5, 6), 1.0)
 
@@ -74,9 +72,7 @@ def test_tgv_of_an_affine_image_is_zero() -> None:
     plane = 0.3 * i - 0.5 * j + 2
     assert float(TGV(iterations=4000).penalty(plane)) < 1e-6
     assert float(TV().penalty(plane)) > 10
-    torch.testing.assert_close(
-        TGV(2.0, iterations=4000).prox(plane, 1.0), plane, rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(TGV(2.0, iterations=4000).prox(plane, 1.0), plane, rtol=0, atol=1e-5)
 
 
 def test_tgv_prox_against_cvxpy() -> None:

@@ -9,10 +9,10 @@ from scipy.optimize import minimize
 
 from labrecon.noise import Gaussian, Poisson, PoissonGaussian
 from labrecon.operators import Matrix
+from labrecon.priors import NonNegative
 from labrecon.problem import Problem
 from labrecon.solver import SolverError, solve
 from labrecon.solvers import FISTA, MLEM, PDHG
-from labrecon.priors import NonNegative
 
 F64 = torch.float64
 BACKGROUND = 2.0

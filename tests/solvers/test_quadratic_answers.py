@@ -135,9 +135,7 @@ def test_admm_solves_a_blur_in_closed_form() -> None:
     kernel = torch.tensor([[0.1, 0.2, 0.1], [0.2, 0.8, 0.2], [0.0, 0.1, 0.0]], dtype=F64)
     blur = Convolution(Space((8, 8), F64), kernel)
     y = draw(8, 8, seed=1)
-    dense = torch.stack(
-        [blur(e.reshape(8, 8)).flatten() for e in torch.eye(64, dtype=F64)], dim=1
-    )
+    dense = torch.stack([blur(e.reshape(8, 8)).flatten() for e in torch.eye(64, dtype=F64)], dim=1)
     expected = closed_form(dense, y.flatten(), torch.ones(64, dtype=F64), 0.2)
     x = solve(ADMM(prior=Tikhonov(0.2), rho=0.5), Problem(blur, y), iterations=300).x
     torch.testing.assert_close(x.flatten(), expected, rtol=1e-8, atol=1e-10)

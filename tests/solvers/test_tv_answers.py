@@ -122,7 +122,10 @@ def test_sigpys_total_variation_reconstruction() -> None:
     def objective(x: Tensor) -> float:
         return float(problem.loss(x) + 0.02 * nabla(x).abs().sum())
 
-    for solver, iterations in ((PDHG(prior=SigpysTV(), ratio=0.3), 3000), (ADMM(prior=SigpysTV(), rho=1.0), 400)):
+    for solver, iterations in (
+        (PDHG(prior=SigpysTV(), ratio=0.3), 3000),
+        (ADMM(prior=SigpysTV(), rho=1.0), 400),
+    ):
         ours = solve(solver, problem, iterations=iterations).x
         assert objective(ours) == pytest.approx(objective(theirs), rel=1e-5)
 
@@ -146,7 +149,7 @@ def test_sigpys_wavelet_reconstruction() -> None:
 
 
 def test_tv_fills_in_what_was_not_measured() -> None:
-    data, _, problem = scan()
+    _, _, problem = scan()
     truth = centred_ifft(problem.data, (-2, -1))
     x = solve(FISTA(prior=TV(0.02)), problem, iterations=100).x
     misfit = float(problem.loss(x)) / float(problem.loss(torch.zeros_like(x)))

@@ -12,9 +12,7 @@ from labrecon_ct.steps.quantity import StepError, geometry_of, require_integrals
 __all__ = ["bin_detector", "crop", "subset"]
 
 
-def subset(
-    scan: Scan, *, every: int = 1, first: int = 0, up_to: float | None = None
-) -> Scan:
+def subset(scan: Scan, *, every: int = 1, first: int = 0, up_to: float | None = None) -> Scan:
     """Keep every ``every``-th view, from view ``first``, over at most ``up_to`` degrees.
 
     Raises:
