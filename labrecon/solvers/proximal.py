@@ -53,7 +53,7 @@ class ISTA(Solver):
         backtracking: bool = False,
     ) -> None:
         super().__init__()
-        self.prior: nn.Module = Zero() if prior is None else prior
+        self.prior: Prior | nn.ModuleList = Zero() if prior is None else prior
         self.step_size = require_step(step_size)
         self.backtracking = flag("backtracking", backtracking, error=SolverError)
         self.restart = False
@@ -95,7 +95,7 @@ class ISTA(Solver):
         slack = 8 * torch.finfo(loss.dtype).eps * loss.abs()
         tau = state.step_size
         for _ in range(60):
-            x = prior.prox(state.v - tau * g, tau)  # type: ignore[operator]
+            x = prior.prox(state.v - tau * g, tau)
             d = x - state.v
             bound = loss + inner(g, d, ndim).real + squared_norm(d, ndim) / (2 * tau) + slack
             if bool((problem.loss(x) <= bound).all()):
