@@ -191,6 +191,13 @@ class Operator(nn.Module):
         y = self(x)
         return self.adjoint(y if weights is None else weights * y)
 
+    def normal_map(self, weights: Tensor | None = None) -> Map:
+        """``x ↦ Aᴴ W A x`` to be used many times; override to compute once what does not change.
+
+        It is only for as long as the parameters stay as they are: a solver asks for a new one.
+        """
+        return functools.partial(self.normal, weights=weights)
+
     def linearize(self, x: Tensor) -> Operator:
         """The Jacobian at ``x`` as a linear operator."""
         from labrecon.algebra import Linearized

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,14 @@ __all__ = ["Problem", "SolverError"]
 
 class SolverError(ValueError):
     """The solver can not treat this problem, or was given numbers that make no sense."""
+
+
+class Prepared(NamedTuple):
+    """What does not change in a solve with ``∇D(x) = curvature · (AᴴWA x − AᴴWy)``."""
+
+    normal: Callable[[Tensor], Tensor]
+    backprojection: Tensor
+    curvature: Tensor | float
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +42,7 @@ class Problem:
         noise: how the data scatter.
         weights: non-negative, broadcast to ``data``; 0 marks a bad sample.
         back: replaces ``Aᴴ`` in the data gradient (learned or analytic weights).
-        backprojection: ``Aᴴ W y``, where `prepare` has computed it.
+        prepared: left to `prepare`.
     """
 
     operator: Operator
@@ -41,7 +50,7 @@ class Problem:
     noise: Noise = field(default_factory=Gaussian)
     weights: Tensor | None = None
     back: Callable[[Tensor], Tensor] | None = None
-    backprojection: Tensor | None = None
+    prepared: Prepared | None = None
 
     def __post_init__(self) -> None:
         space = self.operator.range
@@ -93,17 +102,21 @@ class Problem:
         )
 
     def prepare(self) -> Problem:
-        """The same problem with ``Aᴴ W y`` at hand, where the gradient can use it.
+        """The same problem with all at hand that the gradient needs in each step.
 
         It is computed here, for one solve, rather than cached: a cached one would go stale when
         the operator's parameters, or whether they need gradients, change.
         """
-        if not self._closed_form or self.backprojection is not None:
+        if not self._closed_form or self.prepared is not None:
             return self
-        return replace(self, backprojection=self._backproject())
+        return replace(self, prepared=self._prepared())
 
-    def _backproject(self) -> Tensor:
-        return self.operator.adjoint(self.weighted(self.data))
+    def _prepared(self) -> Prepared:
+        return Prepared(
+            self.operator.normal_map(self.weights),
+            self.operator.adjoint(self.weighted(self.data)),
+            self.noise.curvature(self.data),
+        )
 
     def gradient(self, x: Tensor) -> Tensor:
         """``∇D(x)``, differentiable as often as the operator is.
@@ -112,10 +125,9 @@ class Problem:
         ``J(x)ᴴ (w · score)``, or ``back`` in place of ``Jᴴ``.
         """
         if self._closed_form:
-            b = self._backproject() if self.backprojection is None else self.backprojection
-            g = self.operator.normal(x, self.weights) - b
-            scale = self.noise.curvature(self.data)
-            return g if scale == 1.0 else g * scale
+            normal, b, scale = self._prepared() if self.prepared is None else self.prepared
+            g = normal(x) - b
+            return g if isinstance(scale, float) and scale == 1.0 else g * scale
         predicted, pull = self.operator.pullback(x)
         score = self.weighted(self.noise.score(predicted, self.data))
         return pull(score) if self.back is None else self.back(score)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from labrecon.design import FeasibleSet
-from labrecon.operator import Operator
+from labrecon.operator import Map, Operator
 from labrecon.space import Space, SpaceError, is_per_element
 
 __all__ = ["Convolution"]
@@ -101,6 +102,12 @@ class Convolution(Operator):
         if self.boundary == "valid" or weights is not None:
             return super().normal(x, weights)
         return self._filter(x, _power(self._transfer()))
+
+    def normal_map(self, weights: Tensor | None = None) -> Map:
+        """`normal` with ``|k̂|²`` computed once, for periodic boundaries without weights."""
+        if self.boundary == "valid" or weights is not None:
+            return super().normal_map(weights)
+        return functools.partial(self._filter, transfer=_power(self._transfer()))
 
     def solve(
         self,

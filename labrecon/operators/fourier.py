@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from labrecon.design import FeasibleSet
-from labrecon.operator import Operator
+from labrecon.operator import Map, Operator
 from labrecon.operators.unitary import Unitary
 from labrecon.space import Space, SpaceError, is_per_element
 
@@ -109,10 +109,12 @@ class MaskedFourier(Operator):
             ) from error
         if mask.is_complex():
             raise SpaceError(f"a mask is real, got {mask.dtype}")
+        # With every axis there, of size 1 where it broadcasts, the shift of k-space needs no copy.
+        mask = mask.to(space.real_dtype)[(None,) * (space.ndim - mask.ndim)]
         if feasible is None:
-            self.register_buffer("mask", mask.to(space.real_dtype))
+            self.register_buffer("mask", mask)
         else:
-            self.design("mask", mask.to(space.real_dtype), feasible)
+            self.design("mask", mask, feasible)
 
     def forward(self, x: Tensor) -> Tensor:
         """``m · F x``."""
@@ -124,8 +126,12 @@ class MaskedFourier(Operator):
 
     def normal(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """``Fᴴ (w m² · F x)``, in the frame of the FFT to save four shifts."""
-        power = self._power(weights)
-        return torch.fft.ifftn(power * torch.fft.fftn(x, dim=self.axes), dim=self.axes)
+        return self.normal_map(weights)(x)
+
+    def normal_map(self, weights: Tensor | None = None) -> Map:
+        """`normal` with ``w m²`` computed once."""
+        power, axes = self._power(weights), self.axes
+        return lambda x: torch.fft.ifftn(power * torch.fft.fftn(x, dim=axes), dim=axes)
 
     def solve(
         self,
@@ -147,6 +153,5 @@ class MaskedFourier(Operator):
 
     def _power(self, weights: Tensor | None) -> Tensor:
         power = self.mask.square() if weights is None else weights * self.mask.square()
-        power = power.expand(torch.broadcast_shapes(power.shape, self.domain.shape))
         # The shifts of image space cancel between F and its adjoint; those of k-space remain.
         return torch.fft.ifftshift(power, dim=self.axes)

@@ -82,3 +82,8 @@ def initial_step(step_size: float | Schedule | None, problem: Problem) -> float:
 def step_at(step_size: float | Schedule | None, k: int, constant: float) -> Tensor | float:
     """The step size of iteration ``k``."""
     return step_size(k) if isinstance(step_size, Schedule) else constant
+
+
+def moved(x: Tensor, direction: Tensor, by: Tensor | float) -> Tensor:
+    """``x + by · direction``; in one pass over memory where ``by`` is a plain number."""
+    return x + by * direction if isinstance(by, Tensor) else x.add(direction, alpha=by)

@@ -13,7 +13,7 @@ from labrecon.operator import LinearityError
 from labrecon.options import flag
 from labrecon.prior import Prior, Zero
 from labrecon.solver import Problem, Schedule, Solver, SolverError, State, constant, pick
-from labrecon.solvers.gradient import initial_step, require_step, step_at
+from labrecon.solvers.gradient import initial_step, moved, require_step, step_at
 from labrecon.space import inner, per_element, squared_norm
 
 __all__ = ["FISTA", "ISTA"]
@@ -83,7 +83,7 @@ class ISTA(Solver):
             state = state.replace(step_size=tau)
         else:
             step = step_at(self.step_size, state.k, state.step_size)
-            x = prior.prox(state.v - step * problem.gradient(state.v), step)
+            x = prior.prox(moved(state.v, problem.gradient(state.v), -step), step)
             told = {}
         if not self.momentum:
             return state.replace(k=state.k + 1, x=x, v=x), told
@@ -95,7 +95,7 @@ class ISTA(Solver):
         slack = 8 * torch.finfo(loss.dtype).eps * loss.abs()
         tau = state.step_size
         for _ in range(60):
-            x = prior.prox(state.v - tau * g, tau)
+            x = prior.prox(moved(state.v, g, -tau), tau)
             d = x - state.v
             bound = loss + inner(g, d, ndim).real + squared_norm(d, ndim) / (2 * tau) + slack
             if bool((problem.loss(x) <= bound).all()):
@@ -118,7 +118,7 @@ class ISTA(Solver):
         else:
             t_next = (1 + (1 + 4 * t * t) ** 0.5) / 2
             factor = (t - 1) / t_next
-        return state.replace(k=state.k + 1, x=x, v=x + factor * (x - state.x), t=t_next)
+        return state.replace(k=state.k + 1, x=x, v=moved(x, x - state.x, factor), t=t_next)
 
 
 class FISTA(ISTA):

@@ -57,11 +57,11 @@ def blur() -> tuple[Problem, Callable[[Tensor], Tensor]]:
     operator = Convolution(Space((N, N)), kernel)
     padded = torch.zeros(N, N)
     padded[:5, :5] = kernel
-    transfer = torch.fft.fftn(torch.roll(padded, (-2, -2), (0, 1)))
+    power = torch.fft.rfftn(torch.roll(padded, (-2, -2), (0, 1))).abs().square()
+    back = operator.adjoint(data)
 
     def gradient(v: Tensor) -> Tensor:
-        r = torch.fft.ifftn(transfer * torch.fft.fftn(v)).real - data
-        return torch.fft.ifftn(transfer.conj() * torch.fft.fftn(r)).real
+        return torch.fft.irfftn(power * torch.fft.rfftn(v), s=(N, N)) - back
 
     return Problem(operator, data), gradient
 

@@ -96,6 +96,7 @@ def test_normal_is_both_halves(case: Case, kind: str, weighted: bool) -> None:
     torch.testing.assert_close(
         operator.normal(x, weights), operator.adjoint(z), rtol=1e-12, atol=1e-12
     )
+    torch.testing.assert_close(operator.normal_map(weights)(x), operator.normal(x, weights))
 
 
 @every
