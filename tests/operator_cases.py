@@ -73,7 +73,7 @@ def nested(dtype: torch.dtype) -> Operator:
 CASES = [
     Case("identity", lambda d: Identity(Space((3, 2), d))),
     Case("diagonal", lambda d: Diagonal(Space((3, 2), d), random(2, dtype=d))),
-    Case("diagonal-scalar", lambda d: Diagonal(Space((3,), d), torch.tensor(-2.0, dtype=torch.float64))),
+    Case("diagonal-scalar", lambda d: Diagonal(Space((3,), d), torch.tensor(-2.0).double())),
     Case("mask", lambda d: Mask(Space((3, 2), d), pattern(3, 2))),
     Case("matrix", lambda d: Matrix(random(3, 4, dtype=d), learn=True)),
     Case("matrix-shaped", lambda d: Matrix(

