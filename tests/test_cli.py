@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -266,6 +267,8 @@ def test_ctrl_c_and_resume(toy_environment, labrecon_command, toy_scan, tmp_path
             capture_output=True,
             text=True,
             check=False,
+            # A shell makes its background jobs, and a CI's, ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     stopped = run("out", TOY_CTRL_C_AT="500")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from labrecon.instrument import Scan
-from labrecon_ct.steps.common import filled, has_counts, not_applicable, weights_of
+from labrecon_ct.steps.common import StepError, filled, require_integrals, weights_of
 
 __all__ = ["bad_pixels"]
 
@@ -39,10 +39,9 @@ def bad_pixels(
         mask: a ``.npy`` or TIFF file ``(row, column)``, not 0 where a pixel is bad.
 
     Raises:
-        ValueError: a pixel outside the detector, or a mask of another shape.
+        StepError: a pixel outside the detector, or a mask of another shape.
     """
-    if has_counts(scan):
-        return not_applicable(scan, "bad_pixels", "the data are counts; run flat_field before")
+    require_integrals(scan, "bad_pixels")
     weights = weights_of(scan)
     bad = (weights == 0).all(-2)
     known = int(bad.sum())
@@ -72,14 +71,14 @@ def _given(pixels: Sequence[Sequence[int]], mask: str | None, shape: torch.Size)
             0 <= i < n for i, n in zip(reversed(pixel), reversed(shape), strict=False)
         )
         if not inside:
-            raise ValueError(
+            raise StepError(
                 f"bad pixel {list(pixel)} is not on the detector {tuple(shape)} (row, column)"
             )
         bad[(..., *map(int, pixel))] = True  # type: ignore[index]
     if mask is not None:
         read = _read_mask(Path(mask))
         if read.shape != tuple(shape):
-            raise ValueError(f"the mask {mask} is {read.shape}, the detector {tuple(shape)}")
+            raise StepError(f"the mask {mask} is {read.shape}, the detector {tuple(shape)}")
         bad |= torch.from_numpy(read != 0)
     return bad
 

@@ -12,7 +12,7 @@ from labrecon.instrument import Curve
 from labrecon_ct.geometry import CTGeometry
 from labrecon_ct.redundancy import coverage, missing_columns
 from labrecon_ct.steps.centre_scores import conjugate_scores, wedge_scores
-from labrecon_ct.steps.quantity import StepError, geometry_of, require_integrals
+from labrecon_ct.steps.common import StepError, geometry_of, not_applicable, require_integrals
 
 __all__ = ["centre"]
 
@@ -57,7 +57,7 @@ def centre(scan: Scan, *, column: float | None = None, search: float = 0.3) -> S
     elif geometry.columns < 32 or len(angles) < 16 or coverage(angles) < 0.9 * math.pi:
         reason = "too few columns or views for a search: the file's centre is kept"
     if reason:
-        return scan.with_step("centre", applied=False, why=reason, column=geometry.centre_column)
+        return not_applicable(scan, "centre", reason, column=geometry.centre_column)
     sinograms = _strongest_rows(scan.data)
     if full:
         tried, scores = conjugate_scores(sinograms, geometry)
@@ -68,7 +68,7 @@ def centre(scan: Scan, *, column: float | None = None, search: float = 0.3) -> S
     best, contrast = _minimum(tried, scores)
     if contrast < LEAST_CONTRAST:
         why = "the score has no clear minimum: the file's centre is kept"
-        return scan.with_step("centre", applied=False, why=why, column=geometry.centre_column)
+        return not_applicable(scan, "centre", why, column=geometry.centre_column)
     curve = Curve(
         "Rotation-centre search",
         tried.tolist(),

@@ -1,13 +1,28 @@
-"""What steps share: is the scan of counts, and what a step records when it has nothing to do."""
+"""What steps share: what the scan holds, and the record of a step that has nothing to do."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from labrecon.instrument import Scan
+from labrecon_ct.geometry import CTGeometry
 
-__all__ = ["filled", "has_counts", "not_applicable", "weights_of"]
+__all__ = [
+    "StepError",
+    "filled",
+    "geometry_of",
+    "has_counts",
+    "not_applicable",
+    "require_integrals",
+    "weights_of",
+]
+
+
+class StepError(ValueError):
+    """A preparation step can not work on this scan, or was given numbers that make no sense."""
 
 
 def has_counts(scan: Scan) -> bool:
@@ -15,9 +30,22 @@ def has_counts(scan: Scan) -> bool:
     return scan.provenance.get("quantity") == "counts"
 
 
-def not_applicable(scan: Scan, step: str, why: str) -> Scan:
+def require_integrals(scan: Scan, step: str) -> None:
+    """Raise `StepError` if the data are still raw counts."""
+    if has_counts(scan):
+        raise StepError(f"{step} works on line integrals: put flat_field before it")
+
+
+def geometry_of(scan: Scan) -> CTGeometry:
+    """The scan's CT geometry."""
+    if not isinstance(scan.geometry, CTGeometry):
+        raise StepError(f"a CT scan was expected, its geometry is {type(scan.geometry).__name__}")
+    return scan.geometry
+
+
+def not_applicable(scan: Scan, step: str, why: str, **values: Any) -> Scan:
     """The scan as it is, with a record that the step did nothing."""
-    return scan.with_step(step, result=f"not applicable: {why}")
+    return scan.with_step(step, result=f"not applicable: {why}", **values)
 
 
 def weights_of(scan: Scan) -> Tensor:

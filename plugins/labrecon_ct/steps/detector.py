@@ -9,7 +9,7 @@ from torch import Tensor
 
 from labrecon.instrument import Scan
 from labrecon_ct.geometry import CTGeometry
-from labrecon_ct.steps.common import has_counts
+from labrecon_ct.steps.common import StepError, has_counts
 
 __all__ = ["bin_detector", "crop"]
 
@@ -25,13 +25,13 @@ def crop(
         rows: first and last + 1; parallel beams only, since a cone's rows are no slices.
 
     Raises:
-        ValueError: an empty or impossible range.
+        StepError: an empty or impossible range.
     """
     geometry = _angular(scan, "crop")
     left, right = _range(columns, geometry.columns, "columns")
     low, high = _range(rows, geometry.rows or 1, "rows")
     if (low, high) != (0, geometry.rows or 1) and geometry.beam == "cone":
-        raise ValueError("rows of a cone beam can not be cropped: they see tilted planes")
+        raise StepError("rows of a cone beam can not be cropped: they see tilted planes")
     changed = _rebuilt(
         geometry,
         columns=right - left,
@@ -54,13 +54,13 @@ def bin_detector(scan: Scan, *, columns: int = 2, rows: int | None = None) -> Sc
         rows: rows per bin, as many as columns by default.
 
     Raises:
-        ValueError: bins larger than the detector.
+        StepError: bins larger than the detector.
     """
     geometry = _angular(scan, "bin")
     rows = 1 if geometry.rows is None else columns if rows is None else rows
     wide, high = geometry.columns // max(columns, 1), (geometry.rows or 1) // max(rows, 1)
     if columns < 1 or rows < 1 or wide < 1 or high < 1:
-        raise ValueError(
+        raise StepError(
             f"bins of {rows} × {columns} pixels do not fit a detector of {geometry.rows or 1} × "
             f"{geometry.columns}"
         )
@@ -111,7 +111,7 @@ def _angular(scan: Scan, step: str) -> CTGeometry:
     geometry = scan.geometry
     assert isinstance(geometry, CTGeometry)
     if geometry.vectors is not None:
-        raise ValueError(f"{step} does not know how to change a geometry of per-view vectors")
+        raise StepError(f"{step} does not know how to change a geometry of per-view vectors")
     return geometry
 
 
@@ -119,7 +119,7 @@ def _range(given: Sequence[int] | None, size: int, what: str) -> tuple[int, int]
     if given is None:
         return 0, size
     if len(given) != 2 or not 0 <= given[0] < given[1] <= size:
-        raise ValueError(f"{what} is [first, last + 1] within 0 … {size}, got {list(given)}")
+        raise StepError(f"{what} is [first, last + 1] within 0 … {size}, got {list(given)}")
     return given[0], given[1]
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from labrecon.instrument import Scan
 from labrecon_ct.noise import FLOOR, line_integral_noise, photon_transfer, statistical_weights
-from labrecon_ct.steps.common import has_counts, not_applicable
+from labrecon_ct.steps.common import StepError, has_counts, not_applicable
 
 __all__ = ["flat_field"]
 
@@ -36,7 +36,7 @@ def flat_field(
         gain: counts per photon, where it is known.
 
     Raises:
-        ValueError: there are neither flats nor the geometry's open_beam, or flats show no beam.
+        StepError: there are neither flats nor the geometry's open_beam, or flats show no beam.
     """
     if not has_counts(scan):
         return not_applicable(scan, "flat_field", "the data are line integrals")
@@ -45,7 +45,7 @@ def flat_field(
     beams, times = _beams(scan, flats, dark, interpolate)
     usual = float(beams.median())
     if not usual > 0:
-        raise ValueError(
+        raise StepError(
             f"the median flat is {usual:.4g} counts above dark, expected open beam: was the "
             "shutter closed during the flats?"
         )
@@ -102,7 +102,7 @@ def _beams(
     if flats is None:
         given = getattr(scan.geometry, "open_beam", None)
         if given is None:
-            raise ValueError(
+            raise StepError(
                 "the scan holds counts but no flats, and the geometry no open_beam: add flats "
                 "to the file, or give line integrals"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from labrecon import Gaussian, Scan
-from labrecon_ct.steps.quantity import StepError, require_integrals
+from labrecon_ct.steps.common import StepError, not_applicable, require_integrals
 
 __all__ = ["noise_level"]
 
@@ -28,13 +28,13 @@ def noise_level(scan: Scan, *, sigma: float | None = None) -> Scan:
         raise StepError(f"sigma must be positive, got {sigma}")
     if sigma is None:
         if scan.data.shape[-2] < 8:
-            return scan.with_step("noise_level", applied=False, why="fewer than 8 views")
+            return not_applicable(scan, "noise_level", "fewer than 8 views")
         weights = torch.ones_like(scan.data) if scan.weights is None else scan.weights
         third = scan.data.diff(n=3, dim=-2)
         scaled = third * weights.expand_as(scan.data)[..., 1:-2, :].sqrt()
         used = scaled[scaled != 0].abs()
         if not len(used):
-            return scan.with_step("noise_level", applied=False, why="the data do not vary")
+            return not_applicable(scan, "noise_level", "the data do not vary")
         used = used[:: max(1, len(used) // 10**6)]
         sigma = float(1.4826 * used.median() / 20**0.5)
     noise = Gaussian(sigma)

@@ -8,7 +8,7 @@ import torch
 
 from labrecon.instrument import Scan
 from labrecon_ct.geometry import CTGeometry
-from labrecon_ct.steps.common import has_counts, not_applicable
+from labrecon_ct.steps.common import StepError, require_integrals
 
 __all__ = ["paganin"]
 
@@ -36,16 +36,15 @@ def paganin(
         distance_mm: sample to detector, from the file by default.
 
     Raises:
-        ValueError: energy or distance are neither given nor in the file, or not positive.
+        StepError: energy or distance are neither given nor in the file, or not positive.
     """
-    if has_counts(scan):
-        return not_applicable(scan, "paganin", "the data are counts; run flat_field before")
+    require_integrals(scan, "paganin")
     energy = energy_kev if energy_kev is not None else scan.provenance.get("energy_kev")
     distance = distance_mm if distance_mm is not None else scan.provenance.get("distance_mm")
     if energy is None or distance is None:
-        raise ValueError("paganin needs energy_kev and distance_mm; the file does not hold both")
+        raise StepError("paganin needs energy_kev and distance_mm; the file does not hold both")
     if not (energy > 0 and distance > 0 and delta_beta > 0):
-        raise ValueError(
+        raise StepError(
             f"delta_beta {delta_beta}, energy {energy} keV and distance {distance} mm must be "
             "positive"
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from labrecon.instrument import Scan
 from labrecon_ct.redundancy import coverage
-from labrecon_ct.steps.common import has_counts, not_applicable
+from labrecon_ct.steps.common import StepError, not_applicable, require_integrals
 
 __all__ = ["rings"]
 
@@ -28,12 +28,11 @@ def rings(scan: Scan, *, size: int = 9, least_views: int = 90) -> Scan:
         least_views: fewer views are left as they are.
 
     Raises:
-        ValueError: the size is even or below 3.
+        StepError: the size is even or below 3.
     """
-    if has_counts(scan):
-        return not_applicable(scan, "rings", "the data are counts; run flat_field before")
+    require_integrals(scan, "rings")
     if size < 3 or size % 2 == 0:
-        raise ValueError(f"size is an odd number of columns from 3 on, got {size}")
+        raise StepError(f"size is an odd number of columns from 3 on, got {size}")
     views, columns = scan.data.shape[-2:]
     if views < least_views or columns <= size:
         return not_applicable(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from labrecon.instrument import Scan
 from labrecon_ct.geometry import CTGeometry
+from labrecon_ct.steps.common import StepError
 
 __all__ = ["subset"]
 
@@ -18,14 +19,14 @@ def subset(scan: Scan, *, every: int = 4, start: int = 0, stop: int | None = Non
         stop: where to end, all views by default.
 
     Raises:
-        ValueError: no view is left.
+        StepError: no view is left.
     """
     geometry = scan.geometry
     assert isinstance(geometry, CTGeometry)
     views = len(geometry.angles)
     chosen = list(range(views))[start:stop:every] if every >= 1 else []
     if not chosen:
-        raise ValueError(f"start {start}, stop {stop}, every {every} keep none of {views} views")
+        raise StepError(f"start {start}, stop {stop}, every {every} keep none of {views} views")
     weights = scan.weights
     if weights is not None and weights.ndim >= 2 and weights.shape[-2] == views:
         weights = weights[..., chosen, :]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from labrecon.instrument import Scan
-from labrecon_ct.steps.common import has_counts, not_applicable, weights_of
+from labrecon_ct.steps.common import StepError, has_counts, not_applicable, weights_of
 
 __all__ = ["zingers"]
 
@@ -27,10 +27,10 @@ def zingers(scan: Scan, *, threshold: float = 8.0, window: int = 3) -> Scan:
         window: number of neighbouring views and columns, odd.
 
     Raises:
-        ValueError: the window is even or below 3.
+        StepError: the window is even or below 3.
     """
     if window < 3 or window % 2 == 0:
-        raise ValueError(f"window is an odd number of views from 3 on, got {window}")
+        raise StepError(f"window is an odd number of views from 3 on, got {window}")
     if scan.data.shape[-2] < window:
         return not_applicable(scan, "zingers", f"{scan.data.shape[-2]} views are too few")
     counts = has_counts(scan)
