@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from labrecon import stages
 from labrecon.errors import RecipeError, ScanError
 from labrecon.instrument import Instrument, Scan
-from labrecon.io.plain import plain
+from labrecon.io.plain import brief
 from labrecon.plan import find_instrument, get
 from labrecon.plugins import Host, resolve
 from labrecon.recipe import nearest
@@ -117,8 +117,10 @@ def _describe_scan(path: Path, instrument: Instrument, scan: Scan) -> Descriptio
                 for name, array in arrays.items()
                 if array is not None
             },
-            "Geometry": {key: str(plain(value)) for key, value in dict(scan.geometry).items()},
-            "Source": {key: str(plain(value)) for key, value in scan.provenance.items()},
+            "Geometry": {
+                key: brief(value) for key, value in dict(scan.geometry).items() if value is not None
+            },
+            "Source": {key: brief(value) for key, value in scan.provenance.items()},
         },
     )
 

@@ -1,4 +1,4 @@
-"""Values as plain JSON, for provenance and for --json."""
+"""Values as plain JSON, and in a line, for provenance, reports and the command line."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
-__all__ = ["dumps", "plain"]
+__all__ = ["brief", "dumps", "plain"]
 
 _LONGEST = 64
+_LISTED = 8
 
 
 def plain(value: Any) -> Any:
@@ -46,3 +47,20 @@ def plain(value: Any) -> Any:
 def dumps(value: Any, indent: int | None = 2) -> str:
     """The plain value as JSON text."""
     return json.dumps(plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def brief(value: Any) -> str:
+    """The value in a line; a long list as its length and range.
+
+    Example:
+        >>> brief(list(range(181))), brief([1.0, 2.5])
+        ('181 values, 0 to 180', '1, 2.5')
+    """
+    value = plain(value)
+    if isinstance(value, list) and len(value) > _LISTED:
+        if all(isinstance(item, int | float) for item in value):
+            return f"{len(value)} values, {min(value):.6g} to {max(value):.6g}"
+        return f"{len(value)} entries"
+    if isinstance(value, list):
+        return ", ".join(brief(item) for item in value) or "none"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

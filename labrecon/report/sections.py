@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labrecon.io.plain import plain
+from labrecon.io.plain import brief, plain
 from labrecon.report import plots
 from labrecon.report.data import ReportData
 from labrecon.report.pictures import Picture, data_picture, picture, slices, window_of
@@ -19,8 +19,6 @@ __all__ = ["SECTIONS", "Section"]
 
 #: Samples drawn in the histogram; more change nothing that one could see.
 _HISTOGRAM = 500_000
-#: Longer lists are described by their range.
-_LISTED = 8
 Array = NDArray[Any]
 
 
@@ -136,7 +134,7 @@ def _comparison_row(told: dict[str, Any], metrics: tuple[str, ...]) -> tuple[str
         f"{told['seconds']:.3g}",
         "–" if chi2 is None else f"{chi2:.3g}",
         f"{told['quality']['residual_std']:.3g}",
-        *(_short(told["metrics"].get(name, "–")) for name in metrics),
+        *(brief(told["metrics"].get(name, "–")) for name in metrics),
     )
 
 
@@ -192,7 +190,7 @@ def _preparation(data: ReportData) -> Section | None:
     rows = [
         (
             str(step.get("step", "")),
-            ", ".join(f"{k} = {_short(v)}" for k, v in step.items() if k != "step"),
+            ", ".join(f"{k} = {brief(v)}" for k, v in step.items() if k != "step"),
         )
         for step in data.scan.steps
     ]
@@ -201,17 +199,6 @@ def _preparation(data: ReportData) -> Section | None:
         return None
     columns = ("step", "what it did")
     return Section("Preparation", plots=drawn, columns=columns, rows=rows, split=len(drawn) == 1)
-
-
-def _short(value: Any) -> str:
-    value = plain(value)
-    if isinstance(value, list) and len(value) > _LISTED:
-        if all(isinstance(item, int | float) for item in value):
-            return f"{len(value)} values, {min(value):.6g} to {max(value):.6g}"
-        return f"{len(value)} entries"
-    if isinstance(value, list):
-        return ", ".join(_short(item) for item in value) or "none"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _residual(data: ReportData) -> Section:
@@ -246,9 +233,7 @@ def _residual(data: ReportData) -> Section:
 def _acquisition(data: ReportData) -> Section:
     geometry = plain(data.scan.geometry)
     rows = [
-        ("geometry", str(key), _short(value))
-        for key, value in geometry.items()
-        if value is not None
+        ("geometry", str(key), brief(value)) for key, value in geometry.items() if value is not None
     ]
     for group in ("found", "assumed", "ignored"):
         rows += [(group, str(key), str(v)) for key, v in getattr(data.scan, group).items()]
