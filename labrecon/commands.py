@@ -153,7 +153,9 @@ def demo(
         for entry in entries:
             _print_rows([(entry.instrument, entry.status, entry.detail)])
         typer.echo(f"open {index}")
-    if any(entry.status == "failed" for entry in entries):
+    outcomes = {entry.status for entry in entries}
+    # A demonstration in which nothing was shown has failed, too.
+    if "failed" in outcomes or "done" not in outcomes:
         raise typer.Exit(4)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Literal
 
 import torch
@@ -101,13 +100,16 @@ class Convolution(Operator):
         """One filter by ``|k̂|²`` for periodic boundaries without weights."""
         if self.boundary == "valid" or weights is not None:
             return super().normal(x, weights)
-        return self._filter(x, _power(self._transfer()))
+        return self.normal_map()(x)
 
     def normal_map(self, weights: Tensor | None = None) -> Map:
         """`normal` with ``|k̂|²`` computed once, for periodic boundaries without weights."""
         if self.boundary == "valid" or weights is not None:
             return super().normal_map(weights)
-        return functools.partial(self._filter, transfer=_power(self._transfer()))
+        power, axes, size = _power(self._transfer()), self.axes, self.size
+        if self.domain.dtype.is_complex:
+            return lambda x: torch.fft.ifftn(power * torch.fft.fftn(x, dim=axes), dim=axes)
+        return lambda x: torch.fft.irfftn(power * torch.fft.rfftn(x, dim=axes), s=size, dim=axes)
 
     def solve(
         self,

@@ -118,7 +118,8 @@ class ISTA(Solver):
         else:
             t_next = (1 + (1 + 4 * t * t) ** 0.5) / 2
             factor = (t - 1) / t_next
-        return state.replace(k=state.k + 1, x=x, v=moved(x, x - state.x, factor), t=t_next)
+        v = moved(x, x - state.x, factor)
+        return ProximalState(state.k + 1, x, v, t_next, state.step_size)
 
 
 class FISTA(ISTA):

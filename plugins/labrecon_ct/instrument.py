@@ -50,13 +50,19 @@ class CTInstrument(Instrument):
         backend: Literal["auto", "matrix", "astra", "rays"] = "auto",
         kernel: Literal["line", "strip", "linear"] = "line",
         memory_budget: float = 3.0,
+        uses: int = 1000,
         filter: str = "ramp",
     ) -> Operator:
         """The projector, see `labrecon_ct.projector.CTProjector`."""
         from labrecon_ct.projector import CTProjector
 
         return CTProjector(
-            geometry, backend=backend, kernel=kernel, memory_budget=memory_budget, filter=filter
+            geometry,
+            backend=backend,
+            kernel=kernel,
+            memory_budget=memory_budget,
+            uses=uses,
+            filter=filter,
         )
 
     def noise(self, geometry: Any) -> Noise:
@@ -117,26 +123,21 @@ class CTInstrument(Instrument):
         return {"angles-csv": export_angles}
 
     def recipes(self) -> Mapping[str, Mapping[str, Any]]:
-        """``recon`` (FBP), ``tv``, and ``compare`` with every fourth view."""
+        """``recon`` (FBP), ``tv``, ``compare`` with every fourth view, and ``demo``."""
         prepare = [{"step": name} for name in PREPARE]
+        direct: dict[str, Any] = {"prepare": prepare, "operator": {"uses": 2}, "solver": {"name": "direct"}}
         fourth = [{"step": "subset", "every": 4}]
-        direct = {"name": "direct"}
+        tv: dict[str, Any] = {"operator": {}, "solver": FISTA, "prior": TV}
+        beside = [
+            {"title": "TV, every 4th view", "prepare": fourth, **tv},
+            {"title": "FBP, every 4th view", "prepare": fourth},
+        ]
+        demo = {"prepare": prepare, **tv, "prior": {**TV, "relative_weight": 2e-3}}
         return {
-            "recon": {"prepare": prepare, "solver": direct},
-            "tv": {"prepare": prepare, "solver": FISTA, "prior": TV},
-            "compare": {
-                "prepare": prepare,
-                "solver": direct,
-                "compare": [
-                    {
-                        "title": "TV, every 4th view",
-                        "prepare": fourth,
-                        "solver": FISTA,
-                        "prior": TV,
-                    },
-                    {"title": "FBP, every 4th view", "prepare": fourth, "solver": direct},
-                ],
-            },
+            "recon": direct,
+            "tv": {"prepare": prepare, **tv},
+            "compare": {**direct, "compare": beside},
+            "demo": {**demo, "compare": [{"title": "FBP", "solver": {"name": "direct"}}]},
         }
 
     def voxel_size(self, geometry: Any) -> tuple[float, ...] | None:

@@ -25,6 +25,8 @@ GIB = 2.0**30
 #: Relative error of ASTRA's CUDA back-projection against the transpose of its projection, for
 #: smooth arrays (white noise: 14 %). Emulated: see docs/instruments/ct.md.
 CUDA_MISMATCH = 0.03
+#: A matrix takes as long to make as some sixty slices take to project.
+MATRIX_PAYS = 60
 BackendName = Literal["auto", "matrix", "astra", "rays"]
 
 
@@ -44,8 +46,8 @@ class CTProjector(Operator):
         astra: ASTRA's projectors; on CUDA its back-projection is not the exact adjoint, which
             `adjoint_mismatch` states.
         rays: torch only; any dtype and device, 2D and 3D; slow and exact.
-        auto: CUDA data: astra. Else 2D: matrix within ``memory_budget``, otherwise astra. Else
-            rays. The choice and its reason are in `backend` and `reason`.
+        auto: CUDA data: astra. Else 2D: matrix within ``memory_budget`` if it pays for ``uses``,
+            otherwise astra. Else rays. The choice and its reason are in `backend` and `reason`.
 
     ``angles`` (rad) is a design parameter and ``centre`` (offset of the rotation axis in columns) a
     nuisance. With the rays backend their gradients are those of the interpolated integrals; with
@@ -63,6 +65,8 @@ class CTProjector(Operator):
         kernel: "line" (Siddon), "strip" (area of the ray) or "linear" (Joseph, parallel only) for
             the CPU backends.
         memory_budget: GiB that the matrix may take.
+        uses: about how many times it will be applied: "auto" makes no matrix for a few slices that
+            are projected once or twice.
         dtype: float32; the rays backend takes float64 too.
         device: of the data.
         debug: look for unwritten output of ASTRA.
@@ -82,6 +86,7 @@ class CTProjector(Operator):
         backend: BackendName = "auto",
         kernel: Literal["line", "strip", "linear"] = "line",
         memory_budget: float = 3.0,
+        uses: int = 1000,
         filter: str = "ramp",
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
@@ -102,6 +107,7 @@ class CTProjector(Operator):
         self.filter = filter
         self.debug = debug
         self.memory_budget = memory_budget
+        self.uses = uses
         self.asked: BackendName = backend
         self._select(torch.device(device))
         angles = torch.tensor(geometry.angles, dtype=torch.float64)
@@ -115,8 +121,15 @@ class CTProjector(Operator):
             self.to(device)
 
     def _select(self, device: torch.device) -> None:
+        slices = math.prod(self.geometry.volume_shape) // math.prod(self.flat.volume_shape)
         self.backend, self.reason = _choose(
-            self.flat, self.asked, self.kernel, self.memory_budget, self.domain.dtype, device
+            self.flat,
+            self.asked,
+            self.kernel,
+            self.memory_budget,
+            self.uses * slices,
+            self.domain.dtype,
+            device,
         )
         log.info("CT backend %s: %s", self.backend, self.reason)
         unmatched = self.backend == "astra" and device.type == "cuda"
@@ -186,6 +199,7 @@ class CTProjector(Operator):
             backend=self.asked,
             kernel=self.kernel,
             memory_budget=self.memory_budget,
+            uses=self.uses,
             filter=self.filter,
             dtype=self.domain.dtype,
             device=self.angles.device,
@@ -217,7 +231,6 @@ class CTProjector(Operator):
         from labrecon_ct.backends.matrix import MatrixBackend
 
         values = pose.cpu().numpy()
-        # A matrix takes as long to make as some sixty slices take to project.
         if self.backend == "matrix" and not moved:
             return MatrixBackend(geometry, values, self.kernel)
         return AstraBackend(geometry, values, self.kernel, cuda=angles.is_cuda, debug=self.debug)
@@ -236,6 +249,7 @@ def _choose(
     wanted: str,
     kernel: str,
     budget: float,
+    projections: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> tuple[str, str]:
@@ -263,6 +277,8 @@ def _choose(
         return "astra", "asked for" if wanted == "astra" else "the data are on CUDA"
     if geometry.ndim == 3 or cuda:
         raise ValueError("the matrix backend computes 2D geometries on the CPU")
+    if wanted == "auto" and projections < MATRIX_PAYS:
+        return "astra", f"a matrix does not pay for {projections} projections"
     need = matrix_bytes(geometry, kernel) / GIB
     free = cache.available_memory() / GIB
     fits = need <= budget and need * BUILD_FACTOR <= free

@@ -23,7 +23,7 @@ from labrecon.solver import solve
 from labrecon.solvers import FISTA
 from labrecon.space import Space
 
-N, STEPS, REPEATS = 64, 100, 7
+N, STEPS, REPEATS = 64, 100, 21
 
 
 def by_hand(gradient: Callable[[Tensor], Tensor], prox, step: float, x: Tensor) -> Tensor:

@@ -41,6 +41,14 @@ class TestChoice:
         with pytest.raises(CTMemoryError, match="GiB"):
             CTProjector(FLAT, backend="matrix", memory_budget=1e-6)
 
+    def test_matrix_only_where_it_pays(self) -> None:
+        few = CTProjector(FLAT, uses=2)
+        assert few.backend == "astra"
+        assert "does not pay for 2 projections" in few.reason
+        assert CTProjector(FLAT, uses=2, backend="matrix").backend == "matrix"
+        tall = CTGeometry(angles=turn(3), columns=24, rows=40, volume_shape=(40, 20, 20))
+        assert CTProjector(tall, uses=2).backend == "matrix"
+
     def test_double_precision(self) -> None:
         assert CTProjector(FLAT, dtype=torch.float64).backend == "rays"
         with pytest.raises(ValueError, match="float32"):
