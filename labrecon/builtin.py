@@ -17,6 +17,7 @@ def labrecon_operators() -> Registry:
         "mask": "labrecon.operators:Mask",
         "masked_fourier": "labrecon.operators:MaskedFourier",
         "matrix": "labrecon.operators:Matrix",
+        "sparse_matrix": "labrecon.operators:SparseMatrix",
         "wavelet": "labrecon.operators:Wavelet",
     }
 

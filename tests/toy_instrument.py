@@ -52,7 +52,7 @@ class ToyReader:
 
     def read(self, path: Path) -> Scan:
         try:
-            with np.load(path) as file:
+            with path.open("rb") as handle, np.load(handle) as file:
                 data, sigma = torch.from_numpy(file["toy"]), float(file["sigma"])
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise ReaderError(f"is damaged: {error}") from error

@@ -125,7 +125,11 @@ class CTInstrument(Instrument):
     def recipes(self) -> Mapping[str, Mapping[str, Any]]:
         """``recon`` (FBP), ``tv``, ``compare`` with every fourth view, and ``demo``."""
         prepare = [{"step": name} for name in PREPARE]
-        direct: dict[str, Any] = {"prepare": prepare, "operator": {"uses": 2}, "solver": {"name": "direct"}}
+        direct: dict[str, Any] = {
+            "prepare": prepare,
+            "operator": {"uses": 2},
+            "solver": {"name": "direct"},
+        }
         fourth = [{"step": "subset", "every": 4}]
         tv: dict[str, Any] = {"operator": {}, "solver": FISTA, "prior": TV}
         beside = [

@@ -236,7 +236,7 @@ class CTProjector(Operator):
         return AstraBackend(geometry, values, self.kernel, cuda=angles.is_cuda, debug=self.debug)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the backend, which holds handles of another library."""
+        # The backend holds handles of another library.
         return {**self.__dict__, "_built": None, "_moved": None}
 
 
