@@ -1,5 +1,6 @@
 """Measured scans, from their files to pictures, with no number set by hand."""
 
+import json
 import math
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from labrecon import Problem, solve
 from labrecon.instrument import Scan
 from labrecon.plugins import resolve
 from labrecon.priors.tv import TV
+from labrecon.recon import reconstruct
 from labrecon.solvers.proximal import FISTA
 from labrecon_ct.instrument import CTInstrument
 
@@ -92,6 +94,30 @@ def test_tv_improves_limited_angles(lab_data: Path, name: str, gain: float) -> N
     before = matthews(direct > threshold_otsu(direct), mask)
     after = matthews(image > threshold_otsu(image), mask)
     assert after > before + gain, f"MCC {before:.3f} to {after:.3f}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "aps_tooth/tooth.h5",
+        "dls_nxtomo/k11-18014.nxs",
+        "htc2022/dev/htc2022_ta_full.mat",
+        "htc2022/dev/htc2022_04b_limited.mat",
+    ],
+)
+def test_one_command_from_file_to_report(lab_data: Path, name: str, tmp_path: Path) -> None:
+    """FBP of all views, TV and FBP of every fourth, in one report, and TV fits its data best."""
+    result = reconstruct("ct", lab_data / "ct" / name, tmp_path / "out", recipe="compare")
+    assert result.warnings == []
+    direct, tv, fourth = result.summary["reconstructions"]
+    assert tv["data_shape"][-2] == fourth["data_shape"][-2] < direct["data_shape"][-2] / 3
+    assert tv["quality"]["residual_std"] < fourth["quality"]["residual_std"]
+    report = (tmp_path / "out" / "report.html").read_text()
+    for told in ("TV, every 4th view", "FBP, every 4th view", "Convergence", "Residual statistics"):
+        assert told in report
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert all(len(file["sha256"]) == 64 for file in provenance["inputs"])
 
 
 def recipe_weight() -> float:
