@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,22 +41,32 @@ def line_integral_noise(precision: Tensor) -> tuple[Gaussian, Tensor]:
 
 
 def photon_transfer(
-    flats: Tensor | None, darks: Tensor | None, gain: float | None = None
+    groups: Sequence[Tensor], darks: Tensor | None, gain: float | None = None
 ) -> tuple[float, float]:
     """Counts per photon and electronic noise in photons.
 
     The photon transfer relation: the variance of flats above that of darks is gain times their
-    mean. The beam's own flicker is taken out through the mean of each frame.
+    mean. It is taken from consecutive frames within a group, so that a beam that drifts is not
+    mistaken for noise; its flicker is taken out through the mean of each frame.
+
+    Args:
+        groups: flats ``(frame, …)`` that were taken together, in the order of time.
+        darks: ``(frame, …)``.
+        gain: counts per photon, where it is known.
     """
     electronic = 0.0
     if darks is not None and len(darks) >= 4:
         electronic = float(darks.double().var(0).median())
-    if gain is None and flats is not None and len(flats) >= 4:
+    if gain is None and sum(len(group) - 1 for group in groups) >= 3:
         offset = 0.0 if darks is None else darks.mean(0).double()
-        net = flats.double() - offset
-        level = net.flatten(1).mean(1)
-        net = net * (level.mean() / level).reshape(-1, *[1] * (net.ndim - 1))
-        mean, variance = net.mean(0), net.var(0)
+        nets = [group.double() - offset for group in groups]
+        mean = torch.cat(nets).mean(0)
+        steps = []
+        for net in nets:
+            level = net.flatten(1).mean(1)
+            steady = net * (level.mean() / level).reshape(-1, *[1] * (net.ndim - 1))
+            steps.append(steady.diff(dim=0).square())
+        variance = 0.5 * torch.cat(steps).mean(0)
         typical = variance < 10 * variance.median()
         excess = float((variance[typical] - electronic).mean())
         gain = excess / float(mean[typical].mean()) if excess > 0 else None

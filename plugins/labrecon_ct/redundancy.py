@@ -9,7 +9,11 @@ from torch import Tensor
 
 from labrecon_ct.geometry import CTGeometry
 
-__all__ = ["coverage", "missing_columns", "view_weights"]
+__all__ = ["arc_start", "coverage", "missing_columns", "view_weights"]
+
+#: A gap so many times the next widest is a missing wedge. The widths of gaps say nothing else:
+#: views may be random, repeated, or denser here than there.
+WEDGE = 3.0
 
 
 def coverage(angles: Tensor) -> float:
@@ -20,17 +24,27 @@ def coverage(angles: Tensor) -> float:
     return _arc(angles)[1]
 
 
+def arc_start(angles: Tensor) -> float:
+    """The first view in rad, going round from the largest gap."""
+    return _arc(angles)[0]
+
+
 def _arc(angles: Tensor) -> tuple[float, float]:
     """Where the views start, going round from the largest gap, and what they cover."""
     if len(angles) < 2:
         return float(angles[0]) if len(angles) else 0.0, 0.0
-    ordered = (angles % (2 * math.pi)).sort().values
-    gaps = torch.cat([ordered.diff(), ordered[:1] + 2 * math.pi - ordered[-1:]])
-    widest = int(gaps.argmax())
-    missing = float(gaps[widest])
-    usual = (2 * math.pi - missing) / (len(angles) - 1)
-    start = float(ordered[(widest + 1) % len(angles)])
-    return start, 2 * math.pi if missing <= 3 * usual else 2 * math.pi - missing + usual
+    order, gaps = _gaps(angles, 2 * math.pi)
+    missing, usual = gaps.topk(2).values.tolist()
+    start = float((angles % (2 * math.pi))[order[(int(gaps.argmax()) + 1) % len(angles)]])
+    return start, 2 * math.pi if missing <= WEDGE * usual else 2 * math.pi - missing + usual
+
+
+def _gaps(angles: Tensor, period: float) -> tuple[Tensor, Tensor]:
+    """The order of the views on a circle, and the gap that follows each of them."""
+    turned = angles % period
+    order = turned.argsort()
+    ordered = turned[order]
+    return order, torch.cat([ordered.diff(), ordered[:1] + period - ordered[-1:]])
 
 
 def view_weights(geometry: CTGeometry, angles: Tensor, centre: Tensor) -> Tensor:
@@ -50,18 +64,18 @@ def view_weights(geometry: CTGeometry, angles: Tensor, centre: Tensor) -> Tensor
     if full:
         spacing = _spacing(angles, 2 * math.pi)
         return 0.5 * spacing[:, None] * _overlap(geometry, centre, full).to(spacing)
-    return _spacing(angles, 2 * math.pi)[:, None] * _short_scan(geometry, angles, centre)
+    spacing = _spacing(angles, 2 * math.pi)
+    return spacing[:, None] * _short_scan(geometry, angles, centre).to(spacing)
 
 
 def _spacing(angles: Tensor, period: float) -> Tensor:
-    """Half the distance to the neighbours on a circle; across a missing wedge, the usual one."""
+    """Half the distance to the neighbours on a circle; across a missing wedge, the next widest."""
     if len(angles) == 1:
         return torch.full_like(angles, period)
-    order = (angles % period).argsort()
-    ordered = (angles % period)[order]
-    gaps = torch.cat([ordered.diff(), ordered[:1] + period - ordered[-1:]])
-    usual = gaps[gaps > 1e-9].median() if bool((gaps > 1e-9).any()) else gaps.new_tensor(period)
-    gaps = torch.where(gaps > 3 * usual, usual, gaps)
+    order, gaps = _gaps(angles, period)
+    missing, usual = gaps.topk(2).values.tolist()
+    if missing > WEDGE * usual > 0:
+        gaps = gaps.clamp_max(usual)
     spacing = torch.empty_like(angles)
     spacing[order] = 0.5 * (gaps + gaps.roll(1))
     return spacing

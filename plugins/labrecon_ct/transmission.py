@@ -9,6 +9,7 @@ from labrecon import Operator, PoissonGaussian, Space
 from labrecon.instrument import Scan
 from labrecon.space import SpaceError
 from labrecon_ct.noise import photon_transfer
+from labrecon_ct.steps.flat_field import flat_groups
 
 __all__ = ["Transmission", "count_model"]
 
@@ -69,7 +70,7 @@ def count_model(scan: Scan, lines: Space) -> tuple[Transmission, Tensor, Poisson
         raise ValueError("count_model needs raw counts with flats; this scan has none")
     darks = scan.calibration.get("darks")
     dark = torch.zeros_like(flats[0]) if darks is None else darks.mean(0)
-    gain, sigma = photon_transfer(flats, darks)
+    gain, sigma = photon_transfer([flats[g] for g in flat_groups(scan)], darks)
     beam = (flats.mean(0) - dark).clamp_min(0).unsqueeze(-2) / gain
     photons = (scan.data - dark.unsqueeze(-2)) / gain
     return Transmission(lines, beam), photons, PoissonGaussian(sigma)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from labrecon_ct.geometry import CTGeometry
+from labrecon_ct.redundancy import arc_start
 
 __all__ = ["conjugate_scores", "wedge_scores"]
 
@@ -48,29 +49,51 @@ def _mirrored(sinograms: Tensor, geometry: CTGeometry, centre: float) -> Tensor:
     common = (mirror >= 0) & (mirror <= columns - 1)
     if int(common.sum()) < 0.1 * columns:
         return torch.tensor(torch.inf, dtype=torch.float64)
-    u, mirror = u[common], mirror[common]
-    low = mirror.floor().clamp(max=columns - 2)
-    share = (mirror - low).to(sinograms.dtype)
-    index = low.long()
-    flipped = (1 - share) * sinograms[..., index] + share * sinograms[..., index + 1]
-    turn = torch.full_like(u, 0.5 * views)
+    # Column u of it is column 2c − u of the data.
+    flipped = _moved(sinograms.flip(-1), columns - 1 - 2 * centre)[..., common]
+    u = u[common]
+    turn = torch.full_like(u, math.pi)
     if geometry.beam == "cone":
         pitch = geometry.column_pitch / geometry.magnification
-        gamma = torch.atan((u - centre) * pitch / (geometry.source_origin or 1.0))
-        turn = (math.pi - 2 * gamma) / (2 * math.pi) * views
+        turn = math.pi - 2 * torch.atan((u - centre) * pitch / (geometry.source_origin or 1.0))
     # Some two hundred views decide as well as all.
     chosen = torch.arange(0, views, max(1, views // 200))
-    turned = chosen.double()[:, None] + turn
-    before = turned.floor()
-    part = (turned - before).to(sinograms.dtype)
-    first = before.long() % views
-    second = (first + 1) % views
+    first, second, part = _between(geometry, chosen, turn)
+    part = part.to(sinograms.dtype)
     column = torch.arange(len(u)).expand(len(chosen), -1)
     copies = (1 - part) * flipped[:, first, column] + part * flipped[:, second, column]
     here = sinograms[..., chosen, :][..., common]
     difference = (here - copies).square().mean()
     spread = here.var() + copies.var()
     return (difference / spread.clamp_min(1e-12)).to(torch.float64)
+
+
+def _between(geometry: CTGeometry, chosen: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The two views next to ``angle + turn`` on the circle, and where it lies between them."""
+    circle = 2 * math.pi
+    angles = torch.tensor(geometry.angles, dtype=torch.float64) % circle
+    order = angles.argsort()
+    ordered = angles[order]
+    wanted = (angles[chosen][:, None] + turn) % circle
+    place = torch.searchsorted(ordered, wanted)
+    low, high = (place - 1) % len(order), place % len(order)
+    gap = ((ordered[high] - ordered[low]) % circle).clamp_min(1e-12)
+    part = (((wanted - ordered[low]) % circle) / gap).clamp(0, 1)
+    return order[low], order[high], part
+
+
+def _moved(sinograms: Tensor, by: float) -> Tensor:
+    """``s(u + by)`` for each column u, by the shift theorem on the even continuation.
+
+    Interpolation between neighbours would smooth the noise most half-way between columns, and so
+    prefer those places.
+    """
+    columns = sinograms.shape[-1]
+    even = torch.cat([sinograms, sinograms.flip(-1)], -1)
+    frequency = torch.fft.rfftfreq(2 * columns, dtype=torch.float64)
+    phase = torch.polar(torch.ones_like(frequency), 2 * math.pi * by * frequency)
+    spectrum = torch.fft.rfft(even) * phase.to(torch.complex64)
+    return torch.fft.irfft(spectrum, n=2 * columns)[..., :columns]
 
 
 def wedge_scores(sinograms: Tensor, geometry: CTGeometry, search: float) -> tuple[Tensor, Tensor]:
@@ -99,10 +122,11 @@ def wedge_scores(sinograms: Tensor, geometry: CTGeometry, search: float) -> tupl
 def _half_turn(sinograms: Tensor, geometry: CTGeometry, most: int = 360) -> Tensor:
     """At most ``most`` views of the first 180°, in the order of their angles."""
     angles = torch.tensor(geometry.angles, dtype=torch.float64)
-    order = angles.argsort()
-    turned = angles[order] - angles.min()
-    step = float(turned.diff().median())
-    order = order[turned < math.pi - 0.5 * step]
+    # From where the scan begins: one that passes 360° is not two pieces.
+    turned = (angles - arc_start(angles) + 1e-9) % (2 * math.pi)
+    order = turned.argsort()
+    step = float(turned[order].diff().median())
+    order = order[turned[order] < math.pi - 0.5 * step]
     stride = math.ceil(len(order) / most)
     # The seam at 180° needs the same step as all others.
     return sinograms[..., order[: len(order) // stride * stride : stride], :]
@@ -113,18 +137,11 @@ def _outside_wedge(sinograms: Tensor, centre: float) -> Tensor:
     # Of even, smooth length: a prime one makes the transform several times slower.
     size = int(2 * min(centre, columns - 1 - centre)) // 16 * 16
     radius = 0.5 * (size - 1)
-    u = torch.arange(size, dtype=torch.float64) - radius
-
-    def at(place: Tensor) -> Tensor:
-        low = place.floor().clamp(0, columns - 2)
-        share = (place - low).to(sinograms.dtype)
-        index = low.long()
-        return sinograms[..., index] * (1 - share) + sinograms[..., index + 1] * share
-
-    turn = torch.cat([at(centre + u), at(centre - u)], -2)
+    half = _moved(sinograms, centre - radius)[..., :size]
+    turn = torch.cat([half, half.flip(-1)], -2)
     turn = turn - turn.mean((-2, -1), keepdim=True)
     spectrum = torch.fft.rfft2(turn, dim=(-1, -2)).abs()
     nu = torch.fft.fftfreq(2 * views)[: views + 1].abs() * 2 * views
-    omega = torch.fft.fftfreq(len(u)).abs() * 2 * math.pi
+    omega = torch.fft.fftfreq(size).abs() * 2 * math.pi
     outside = nu[:, None] > 0.5 * radius * omega + 3
-    return spectrum[:, outside].mean().to(torch.float64) / len(u) ** 0.5
+    return spectrum[:, outside].mean().to(torch.float64) / size**0.5

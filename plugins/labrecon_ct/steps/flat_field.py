@@ -9,9 +9,11 @@ from labrecon.instrument import Scan
 from labrecon_ct.noise import FLOOR, line_integral_noise, photon_transfer, statistical_weights
 from labrecon_ct.steps.common import StepError, has_counts, not_applicable
 
-__all__ = ["flat_field"]
+__all__ = ["flat_field", "flat_groups"]
 
 BLOCK = 64
+#: Objects that let nothing through are rare; frames divided by something are not.
+MOST_FLOORED = 0.2
 
 
 def flat_field(
@@ -54,18 +56,25 @@ def flat_field(
     given = getattr(scan.geometry, "dose", None)
     dose = torch.ones(views) if given is None else torch.tensor(given)
     view_time = scan.calibration.get("view_time", torch.linspace(0, 1, views).double())
-    photons_per, sigma = photon_transfer(flats, darks, gain)
+    groups = [] if flats is None else [flats[g] for g in flat_groups(scan)]
+    photons_per, sigma = photon_transfer(groups, darks, gain)
     lines = torch.empty_like(scan.data)
     precision = torch.empty_like(scan.data)
     floored = 0
     for low in range(0, views, BLOCK):
         part = slice(low, min(low + BLOCK, views))
         net = scan.data[..., part, :] - dark
-        floored += int((net < FLOOR).sum())
+        floored += int(((net < FLOOR) & ~dead).sum())
         net = net.clamp_min(FLOOR)
         beam = (_at(beams, times, view_time[part]) * dose[part, None]).clamp_min(FLOOR)
         lines[..., part, :] = torch.log(beam) - torch.log(net)
         precision[..., part, :] = statistical_weights(net / photons_per, sigma)
+    live = views * int((~dead).sum())
+    if floored > MOST_FLOORED * live:
+        raise StepError(
+            f"{floored / live:.0%} of the samples are less than one count above dark, with a beam "
+            f"of {usual:.4g}: are the frames scaled? Give raw counts, or line integrals"
+        )
     precision = torch.where(dead, torch.zeros(()), precision)
     if scan.weights is not None:
         precision = precision * scan.weights
@@ -91,6 +100,17 @@ def flat_field(
     )
 
 
+def flat_groups(scan: Scan) -> list[Tensor]:
+    """Indices of the flats that were taken together, in the order of time."""
+    flats, taken = scan.calibration["flats"], scan.calibration.get("flat_time")
+    if taken is None or len(taken) != len(flats):
+        return [torch.arange(len(flats))]
+    order = taken.argsort(stable=True)
+    # A pause longer than a tenth of the scan separates two groups.
+    breaks = (taken[order].diff() > 0.1).nonzero().flatten() + 1
+    return list(order.tensor_split(breaks.tolist()))
+
+
 def _many(flats: Tensor | None) -> bool:
     return flats is not None and len(flats) >= 4
 
@@ -108,13 +128,8 @@ def _beams(
             )
         beam = torch.full_like(scan.data[..., :1, :], given)
         return beam[None], torch.zeros(1, dtype=torch.float64)
-    groups = [torch.arange(len(flats))]
+    groups = flat_groups(scan) if interpolate else [torch.arange(len(flats))]
     taken = scan.calibration.get("flat_time")
-    if interpolate and taken is not None and len(taken) == len(flats):
-        order = taken.argsort()
-        # A pause longer than a tenth of the scan separates two groups.
-        breaks = (taken[order].diff() > 0.1).nonzero().flatten() + 1
-        groups = list(order.tensor_split(breaks.tolist()))
     times = [0.0 if taken is None else float(taken[g].mean()) for g in groups]
     beams = torch.stack([flats[g].mean(0).unsqueeze(-2) - dark for g in groups])
     return beams, torch.tensor(times, dtype=torch.float64)
