@@ -273,6 +273,8 @@ def _choose(
             f"the {wanted} backend can not do {geometry.kind} without CUDA (ASTRA has no 3D CPU "
             "projector); take backend='rays'"
         )
+    if wanted == "auto" and cuda and not cuda_available():
+        return "rays", "the data are on CUDA, and this ASTRA was built without it"
     if wanted == "astra" or (cuda and wanted == "auto"):
         return "astra", "asked for" if wanted == "astra" else "the data are on CUDA"
     if geometry.ndim == 3 or cuda:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -121,17 +122,28 @@ def _images(folder: Path) -> list[Path]:
 
 
 class _Pages:
-    """Images of a stack, read when they are asked for."""
+    """Images of a stack, read when they are asked for; one file is open at a time."""
 
-    def __init__(
-        self, pages: list[Any], shape: tuple[int, ...], dtype: np.dtype[Any] | None
-    ) -> None:
-        self.pages = pages
-        self.shape = (len(pages), *shape)
-        self.dtype = np.dtype(dtype)
+    def __init__(self, files: list[Path]) -> None:
+        import tifffile
+
+        with tifffile.TiffFile(files[0]) as tiff:
+            first, self.pages = tiff.pages[0].aspage(), len(tiff.pages)
+            self.places = [(file, page) for file in files for page in range(self.pages)]
+        self.shape = (len(self.places), *first.shape)
+        self.dtype = np.dtype(first.dtype)
 
     def __getitem__(self, index: slice) -> NDArray[Any]:
-        images = [page.asarray() for page in self.pages[index]]
+        import tifffile
+
+        images = []
+        for file, places in itertools.groupby(self.places[index], key=lambda place: place[0]):
+            with tifffile.TiffFile(file) as tiff:
+                if len(tiff.pages) != self.pages:
+                    raise ReaderError(
+                        f"{file.name} holds {len(tiff.pages)} images, the first file {self.pages}"
+                    )
+                images += [tiff.pages[page].asarray() for _, page in places]
         if any(image.shape != self.shape[1:] for image in images):
             raise ReaderError(f"the images differ in size, expected {self.shape[1:]} in all")
         return np.stack(images)
@@ -143,23 +155,14 @@ def _stack(path: Path, *, counts: bool) -> Tensor:
     files = _images(path) if path.is_dir() else [path]
     if not files:
         raise ReaderError(f"the folder {path.name} holds no TIFF images")
-    opened: list[tifffile.TiffFile] = []
     try:
-        for file in files:
-            opened.append(tifffile.TiffFile(file))
-        pages = [page for tiff in opened for page in tiff.pages]
-        first = pages[0].aspage()
-        frames = _Pages(pages, first.shape, first.dtype)
-        return read_frames(frames, None, path.name, counts=counts)
+        return read_frames(_Pages(files), None, path.name, counts=counts)
     except (tifffile.TiffFileError, IndexError, ValueError, OSError) as error:
         if isinstance(error, ReaderError):
             raise
         raise ReaderError(
             f"{path.name} is truncated or not a TIFF stack ({error}); copy it again"
         ) from error
-    finally:
-        for tiff in opened:
-            tiff.close()
 
 
 def _angles(file: Path) -> tuple[NDArray[np.float64], str | None]:

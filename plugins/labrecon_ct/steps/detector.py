@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from labrecon.instrument import Scan
 from labrecon_ct.geometry import CTGeometry
-from labrecon_ct.steps.common import StepError, has_counts
+from labrecon_ct.steps.common import StepError, has_counts, weights_of
 
 __all__ = ["bin_detector", "crop"]
 
@@ -46,7 +47,8 @@ def crop(
 def bin_detector(scan: Scan, *, columns: int = 2, rows: int | None = None) -> Scan:
     """Add up neighbouring counts, or average line integrals; what does not fill a bin is dropped.
 
-    Weights are added: the variance of an average of ``n`` samples is that of one over ``n``.
+    Line integrals are averaged with their weights, so that bad pixels have no say; the weights add
+    up, since the precision of an average is the sum of precisions. Weights of counts are averaged.
 
     Args:
         scan: any.
@@ -54,7 +56,7 @@ def bin_detector(scan: Scan, *, columns: int = 2, rows: int | None = None) -> Sc
         rows: rows per bin, as many as columns by default.
 
     Raises:
-        StepError: bins larger than the detector.
+        StepError: bins larger than the detector, or rows of a cone beam that do not fill bins.
     """
     geometry = _angular(scan, "bin")
     rows = 1 if geometry.rows is None else columns if rows is None else rows
@@ -64,12 +66,17 @@ def bin_detector(scan: Scan, *, columns: int = 2, rows: int | None = None) -> Sc
             f"bins of {rows} × {columns} pixels do not fit a detector of {geometry.rows or 1} × "
             f"{geometry.columns}"
         )
+    if geometry.beam == "cone" and high * rows != (geometry.rows or 1):
+        raise StepError(
+            f"{geometry.rows} rows of a cone beam do not fill bins of {rows}: what is dropped "
+            "would shift its middle plane; take a divisor"
+        )
 
     def added(frames: Tensor) -> Tensor:
         frames = frames[:, : high * rows, : wide * columns]
         return frames.unflatten(1, (high, rows)).unflatten(3, (wide, columns)).sum((2, 4))
 
-    size = 1 if has_counts(scan) else rows * columns
+    counts, size = has_counts(scan), rows * columns
     dropped = geometry.columns - wide * columns
     changed = _rebuilt(
         geometry,
@@ -78,9 +85,22 @@ def bin_detector(scan: Scan, *, columns: int = 2, rows: int | None = None) -> Sc
         column_pitch=geometry.column_pitch * columns,
         row_pitch=None if geometry.row_pitch is None else geometry.row_pitch * rows,
         centre_offset=(geometry.centre_offset + dropped / 2) / columns,
+        open_beam=geometry.open_beam * size
+        if counts and geometry.open_beam
+        else geometry.open_beam,
     )
-    binned = _applied(scan, changed, added)
-    return binned.replace(data=binned.data / size).with_step("bin", columns=columns, rows=rows)
+    if counts:
+        binned = _applied(scan, changed, added)
+        if binned.weights is not None:
+            binned = binned.replace(weights=binned.weights / size)
+    else:
+        weights = weights_of(scan)
+        total = _applied(scan.replace(data=weights), changed, added).data
+        mean = _applied(scan, changed, added).data / size
+        weighted = _applied(scan.replace(data=weights * scan.data), changed, added)
+        data = torch.where(total > 0, weighted.data / total.clamp_min(1e-30), mean)
+        binned = weighted.replace(data=data, weights=total)
+    return binned.with_step("bin", columns=columns, rows=rows)
 
 
 def _applied(scan: Scan, geometry: CTGeometry, change: Callable[[Tensor], Tensor]) -> Scan:

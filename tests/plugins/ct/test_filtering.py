@@ -178,3 +178,22 @@ def test_vectors_start_from_the_scaled_adjoint() -> None:
     operator = CTProjector(geometry)
     y = operator(torch.ones(8, 8))
     assert error(operator(operator.initial(y)), y.double()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "degrees",
+    [
+        [0.25 * i for i in range(360)] + [90.0 + i for i in range(90)],
+        [float(i // 10) for i in range(1800)],
+        [i // 3 + 1e-3 * math.sin(7 * i) for i in range(540)],
+        (180 * torch.rand(180, generator=torch.Generator().manual_seed(0))).tolist(),
+    ],
+    ids=["two speeds", "repeated", "encoder noise", "random"],
+)
+def test_angles_may_be_anywhere(degrees: list[float]) -> None:
+    """The sum over views is an integral over the angle, whatever their spacing."""
+    geometry = CTGeometry(angles=tuple(map(math.radians, degrees)), columns=96)
+    disk = Ellipsoid((4.0, -6.0, 0.0), (25.0, 18.0, math.inf), 0.3)
+    image = CTProjector(geometry, uses=1).initial(chords(geometry, disk).float())
+    inside = Ellipsoid((4.0, -6.0, 0.0), (20.0, 13.0, math.inf)).raster(geometry, 1) > 0
+    assert float(image[inside].mean()) == pytest.approx(1.0, abs=0.02)

@@ -125,3 +125,27 @@ def test_bad_mat(tmp_path: Path) -> None:
 def test_data_larger_than_the_machine_are_refused() -> None:
     with pytest.raises(ReaderError, match=r"GiB as float32"):
         border.check_memory(10**15, "scan")
+
+
+def test_more_files_than_may_be_open(tmp_path: Path) -> None:
+    """A folder of thousands of images is usual; the system lets a process open about a thousand."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for i in range(150):
+        tifffile.imwrite(tmp_path / f"view_{i:04d}.tif", np.full((3, 8), 1000 + i, np.uint16))
+    np.savetxt(tmp_path / "angles.txt", np.linspace(0, 180, 150, endpoint=False))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, limits[1]))
+    try:
+        scan = TiffReader().read(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert scan.data.shape == (3, 150, 8)
+    assert scan.data[0, :, 0].tolist() == list(range(1000, 1150))
+
+
+def test_files_with_different_numbers_of_images(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a_1.tif", np.ones((4, 8), np.uint16))
+    tifffile.imwrite(tmp_path / "a_2.tif", np.ones((2, 4, 8), np.uint16), photometric="minisblack")
+    (tmp_path / "angles.txt").write_text("0 90")
+    with pytest.raises(ReaderError, match=r"a_2\.tif holds 2 images, the first file 1"):
+        TiffReader().read(tmp_path)

@@ -217,3 +217,44 @@ def test_crop_and_bin_keep_the_axis(counts: bool) -> None:
         crop(scan, columns=[5, 500])
     with pytest.raises(ValueError, match="do not fit"):
         bin_detector(scan, columns=200)
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.02, 0.1])
+def test_a_beam_that_drifts_is_not_noise(drift: float) -> None:
+    told = flat_field(simulated(drift=drift, seed=4)).steps[-1]
+    assert told["counts_per_photon"] == pytest.approx(1, abs=0.1)
+
+
+def test_scaled_frames_are_refused(clean) -> None:
+    calibration = {
+        name: frames / 4e4 if name in ("flats", "darks") else frames
+        for name, frames in clean.calibration.items()
+    }
+    with pytest.raises(ValueError, match="are the frames scaled"):
+        flat_field(clean.replace(data=clean.data / 4e4, calibration=calibration))
+
+
+def test_a_bin_listens_to_weights(clean) -> None:
+    scan = flat_field(clean)
+    weights = scan.weights.clone()
+    weights[:, 10] = 0
+    spoilt = scan.data.clone()
+    spoilt[:, 10] = 50.0
+    binned = bin_detector(scan.replace(data=spoilt, weights=weights), columns=2)
+    torch.testing.assert_close(binned.data[:, 5], scan.data[:, 11])
+    torch.testing.assert_close(binned.weights[:, 5], scan.weights[:, 11])
+
+
+def test_binning_before_or_after_the_logarithm_keeps_the_noise_level(clean) -> None:
+    weighted = clean.replace(weights=torch.ones_like(clean.data))
+    first = flat_field(bin_detector(weighted, columns=4), gain=1.0)
+    then = bin_detector(flat_field(weighted, gain=1.0), columns=4)
+    level = [float((s.weights / s.noise.sigma**2).median()) for s in (first, then)]
+    assert level[0] == pytest.approx(level[1], rel=0.05)
+
+
+def test_bins_of_counts_have_the_beam_of_their_pixels(clean) -> None:
+    geometry = clean.geometry.model_copy(update={"open_beam": 5e4})
+    alone = clean.replace(geometry=geometry, calibration={"darks": clean.calibration["darks"]})
+    lines = [flat_field(s).data.mean() for s in (alone, bin_detector(alone, columns=2))]
+    assert float(lines[0]) == pytest.approx(float(lines[1]), abs=0.02)
