@@ -121,9 +121,9 @@ class Checkpoint:
         except StateError as error:
             raise RecipeError(f"{error}; remove {self.folder} and start again") from error
         told = self.told
-        return Solution(
-            solver.estimate(state), state, told["status"], told["history"], told["seconds"]
-        )
+        # JSON has no infinity: it was written as a word.
+        history = [{key: float(value) for key, value in one.items()} for one in told["history"]]
+        return Solution(solver.estimate(state), state, told["status"], history, told["seconds"])
 
     def remove(self) -> None:
         """Delete the folder, once the run is finished."""

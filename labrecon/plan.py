@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from labrecon.errors import RecipeError
@@ -76,11 +78,30 @@ def make_writer(recipe: Recipe, host: Host) -> Writer:
     write = get(host, "writers", table.format, where)
     _check_options(write, table.options, ("path", "volume", "info"), recipe, ("output",))
 
+    if table.options:
+        _try_writer(write, table.options, where)
+
     def writer(path: Path, volume: Tensor, info: Mapping[str, Any]) -> Path:
         written: Path = write(path, volume, info, **table.options)
         return written
 
     return writer
+
+
+def _try_writer(write: Callable[..., Any], options: Mapping[str, Any], where: str) -> None:
+    """Write eight samples: a wrong value should be told now, not after the solve."""
+    info: dict[str, Any] = {
+        "title": "",
+        "axes": ("z", "y", "x"),
+        "voxel_size": None,
+        "unit": "",
+        "provenance": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            write(Path(folder) / "volume", torch.zeros(2, 2, 2), info, **options)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"{where}: {dict(options)} can not be written: {error}") from error
 
 
 def option_names(factory: Callable[..., Any], given: tuple[str, ...] = ()) -> list[str] | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
+import itertools
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -163,17 +164,28 @@ class Host:
         self, name: str, plugin: Any, distribution: str = "labrecon", version: str = ""
     ) -> None:
         """Register a plugin module or object under ``name``; what is wrong goes to `reports`."""
-        needed = getattr(plugin, "LABRECON_CONTRACT", CONTRACT)
-        if needed[0] != CONTRACT[0] or tuple(needed) > CONTRACT:
-            detail = f"written for contract {needed}, this labrecon has {CONTRACT}"
-            self.reports[name] = PluginReport(name, distribution, version, "incompatible", detail)
+        if name in self.reports:
+            # The one that was there first stays as it is; the other is reported beside it.
+            error = ConflictError(
+                f"a plugin called {name!r} is there already, of {self.reports[name].distribution}; "
+                f"rename the entry point of {distribution}, or uninstall one"
+            )
+            labels = (f"{name}#{i}" for i in itertools.count(2))
+            label = next(each for each in labels if each not in self.reports)
+            self.reports[label] = _failed(label, distribution, version, error)
             return
         try:
+            needed = tuple(getattr(plugin, "LABRECON_CONTRACT", CONTRACT))
+            if needed[0] != CONTRACT[0] or needed > CONTRACT:
+                detail = f"written for contract {needed}, this labrecon has {CONTRACT}"
+                report = PluginReport(name, distribution, version, "incompatible", detail)
+                self.reports[name] = report
+                return
             self.manager.register(plugin, name=name)
             self.manager.check_pending()
         except Exception as error:
-            if self.manager.has_plugin(name):
-                self.manager.unregister(name=name)
+            if self.manager.is_registered(plugin):
+                self.manager.unregister(plugin)
             self.reports[name] = _failed(name, distribution, version, error)
             return
         self.reports[name] = PluginReport(name, distribution, version, "ready")

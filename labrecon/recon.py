@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,8 @@ from labrecon.summary import summarize
 
 __all__ = ["Result", "reconstruct", "reconstruct_scan"]
 
+#: Seconds of a solve from which it is sooner resumed than repeated.
+WORTH_KEEPING = 5.0
 #: Hashes of the scan's files; None for a scan in memory.
 Inputs = list[dict[str, Any]] | None
 
@@ -155,15 +158,44 @@ def _hashes(path: Path, scan: Scan) -> list[dict[str, Any]]:
 def _carry_out(job: Job, scan: Scan, inputs: Inputs) -> Result:
     if job.checkpoint is not None and inputs is not None:
         job.warnings += job.checkpoint.check(job.instrument.name, inputs)
-    with torch.no_grad():
-        outcomes = _solve_all(job, scan, inputs)
-    result = _write(job, outcomes, inputs)
+    solved: list[Solution] = []
+    try:
+        with torch.no_grad():
+            outcomes = _solve_all(job, scan, inputs, solved)
+        result = _write(job, outcomes, inputs)
+    except Interrupted:
+        raise
+    except BaseException as error:
+        _keep(job, solved, inputs, error)
+        raise
     if job.checkpoint is not None:
         job.checkpoint.remove()
     return result
 
 
-def _solve_all(job: Job, scan: Scan, inputs: Inputs) -> list[Outcome]:
+def _keep(job: Job, solved: list[Solution], inputs: Inputs, error: BaseException) -> None:
+    """Save a long solve whose result could not be judged or written, and say so."""
+    if not solved or inputs is None or solved[0].seconds < WORTH_KEEPING:
+        return
+    try:
+        folder = Checkpoint.save(
+            job.out,
+            solved[0],
+            instrument=job.instrument.name,
+            inputs=inputs,
+            recipe=job.recipe.plain(),
+        )
+    except OutputError:
+        return
+    told = f"the solve is done and saved in {folder}; the same command with --resume goes on"
+    if isinstance(error, KeyboardInterrupt):
+        raise Interrupted(f"interrupted after the solve; {told}", folder) from error
+    if isinstance(error, LabreconError):
+        raise type(error)(f"{error}; {told}") from error
+    error.add_note(told)
+
+
+def _solve_all(job: Job, scan: Scan, inputs: Inputs, solved: list[Solution]) -> list[Outcome]:
     plan, *others = job.plans
     with job.clock("prepare"):
         prepared = stages.prepare(job.instrument, scan, plan)
@@ -173,6 +205,7 @@ def _solve_all(job: Job, scan: Scan, inputs: Inputs) -> list[Outcome]:
         begun = job.checkpoint.solution(task.solver, job.device) if job.checkpoint else None
         solution = stages.run(task, job.clock.watcher, begun)
     _stop_if_interrupted(job, task, solution, solution, inputs)
+    solved.append(solution)
     with job.clock("residual"):
         main = stages.judge(task, solution)
     outcomes = [main]
@@ -216,6 +249,15 @@ def _stop_if_interrupted(
     )
 
 
+def _report(job: Job, data: ReportData) -> str:
+    # A picture that can not be drawn must not cost the volume.
+    try:
+        return render(data, job.host)
+    except Exception as error:
+        job.warnings.append(f"the report could not be made: {type(error).__name__}: {error}")
+        return f"<!doctype html><title>labrecon</title><p>{html.escape(job.warnings[-1])}</p>"
+
+
 def _write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
     facts = summarize(outcomes, job.host, job.warnings)
     scan = outcomes[0].task.scan
@@ -249,7 +291,7 @@ def _write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
             except (TypeError, ValueError) as error:
                 raise OutputError(f"output.format {job.recipe.output.format!r}: {error}") from error
         with job.clock("report"):
-            write_text(folder / "report.html", render(data, job.host))
+            write_text(folder / "report.html", _report(job, data))
         provenance["volume"] = file.name
         provenance["timings_seconds"] = job.clock.rounded()
         write_text(folder / "provenance.json", dumps(provenance))

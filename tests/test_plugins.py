@@ -60,6 +60,25 @@ def test_conflict_with_a_builtin(host):
         host.get("solvers", "fista")
 
 
+def test_a_second_plugin_of_a_name_costs_only_itself(host):
+    host.add("lab", Solvers(mine=print))
+    for name in ("builtin", "lab"):
+        host.add(name, Solvers(other=print), "another-lab")
+        report = host.reports[f"{name}#2"]
+        assert report.status == "failed"
+        assert "rename the entry point of another-lab" in report.detail
+    assert "fista" in host.names("solvers")
+    assert "mine" in host.names("solvers")
+    assert "other" not in host.names("solvers")
+
+
+def test_a_contract_that_makes_no_sense_is_reported(host):
+    plugin = Solvers(mine=print)
+    plugin.LABRECON_CONTRACT = 1
+    host.add("lab", plugin)
+    assert host.reports["lab"].status == "failed"
+
+
 def test_hook_that_raises_is_reported(host):
     class Broken:
         @hookimpl

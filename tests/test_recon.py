@@ -14,14 +14,17 @@ import labrecon
 from labrecon import hookimpl
 from labrecon.errors import (
     Interrupted,
+    LabreconError,
     OutputError,
     RecipeError,
     ReconstructionError,
     ScanError,
 )
-from labrecon.interruption import saved_folder
+from labrecon.interruption import Checkpoint, saved_folder
 from labrecon.io import atomic
 from labrecon.recon import reconstruct, reconstruct_scan
+from labrecon.solver import Solution
+from labrecon.solvers.gradient import GradientDescent, GradientState
 
 
 @pytest.fixture
@@ -113,12 +116,68 @@ def test_existing_output_is_never_touched(toy_host, toy_scan, out):
 
 def test_force_replaces_an_earlier_output(toy_host, toy_scan, out):
     reconstruct("toy", toy_scan, out, host=toy_host)
-    (out / "old").write_text("")
+    before = (out / "provenance.json").stat().st_ino
     with pytest.raises(OutputError, match="--force"):
         reconstruct("toy", toy_scan, out, host=toy_host)
     reconstruct("toy", toy_scan, out, host=toy_host, force=True)
-    assert "old" not in files_in(out)
+    assert (out / "provenance.json").stat().st_ino != before
     assert files_in(out.parent) == ["out"]
+
+
+def test_force_spares_what_a_user_put_there(toy_host, toy_scan, out):
+    reconstruct("toy", toy_scan, out, host=toy_host)
+    (out / "notes.txt").write_text("the sample slipped at view 90")
+    with pytest.raises(OutputError, match=r"notes\.txt, which labrecon did not make"):
+        reconstruct("toy", toy_scan, out, host=toy_host, force=True)
+    assert (out / "notes.txt").exists()
+
+
+def test_report_that_can_not_be_drawn_costs_no_volume(monkeypatch, toy_host, toy_scan, out):
+    def broken(*args):
+        raise ZeroDivisionError("an empty picture")
+
+    monkeypatch.setattr("labrecon.recon.render", broken)
+    result = reconstruct("toy", toy_scan, out, host=toy_host)
+    assert (out / "volume.h5").exists()
+    assert "an empty picture" in result.warnings[-1]
+    assert "an empty picture" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "failure", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full"), MemoryError()]
+)
+def test_a_long_solve_outlives_what_fails_after_it(monkeypatch, toy_host, toy_scan, out, failure):
+    whole = reconstruct("toy", toy_scan, out.with_name("whole"), host=toy_host)
+
+    def fails(*args):
+        raise failure
+
+    monkeypatch.setattr("labrecon.recon.WORTH_KEEPING", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr("labrecon.recon.dumps", fails)
+        with pytest.raises((LabreconError, MemoryError)) as caught:
+            reconstruct("toy", toy_scan, out, host=toy_host)
+    told = str(caught.value) + "".join(getattr(caught.value, "__notes__", []))
+    assert "--resume goes on" in told
+    assert not out.exists()
+    resumed = reconstruct("toy", toy_scan, out, host=toy_host, resume=True)
+    assert torch.equal(resumed.volume, whole.volume)
+    assert files_in(out.parent) == ["out", "whole"]
+
+
+def test_an_infinite_objective_survives_a_resume(out):
+    solver = GradientDescent(step_size=1.0)
+    state = GradientState(3, torch.ones(2), torch.ones(2), 1.0)
+    history = [{"iteration": 3.0, "objective": float("inf")}]
+    solution = Solution(state.x, state, "interrupted", history, 1.0)
+    Checkpoint.save(out, solution, instrument="toy", inputs=[], recipe={})
+    assert Checkpoint.load(out).solution(solver, torch.device("cpu")).history == history
+
+
+def test_options_of_the_writer_are_tried_before_the_solve(toy_host, toy_scan, out):
+    recipe = {"output": {"format": "hdf5", "compression": "zlibb"}}
+    with pytest.raises(RecipeError, match="zlibb"):
+        reconstruct("toy", toy_scan, out, recipe=recipe, host=toy_host)
 
 
 @pytest.mark.parametrize("name", ["labrecon.io.hdf5.dumps", "labrecon.recon.write_text"])

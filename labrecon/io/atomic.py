@@ -37,6 +37,18 @@ def check_output(path: Path, *, force: bool = False) -> None:
         raise OutputError(
             f"{path} exists and is no output of labrecon: it is left alone, --force or not"
         )
+    if others := _others(path):
+        raise OutputError(
+            f"{path} also holds {', '.join(others)}, which labrecon did not make: move that away, "
+            "or name another output"
+        )
+
+
+def _others(path: Path) -> list[str]:
+    """What somebody put into an earlier output."""
+    made = json.loads((path / "provenance.json").read_text())
+    own = {"provenance.json", "report.html", str(made.get("volume"))}
+    return sorted(file.name for file in path.iterdir() if file.name not in own)
 
 
 @contextmanager
