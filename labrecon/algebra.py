@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -90,6 +90,9 @@ class Scaled(_Wrapper):
             self.factor = value.item() if not isinstance(factor, Tensor) else factor
         self.operator = operator
 
+    def _loose(self) -> Iterable[Tensor]:
+        return (self.factor,) if isinstance(self.factor, Tensor) else ()
+
     def forward(self, x: Tensor) -> Tensor:
         """``c A(x)``."""
         return self.factor * self.operator(x)
@@ -129,6 +132,9 @@ class Linearized(_Wrapper):
         self.operator = operator
         self.point = x
 
+    def _loose(self) -> Iterable[Tensor]:
+        return (self.point,)
+
     def forward(self, x: Tensor) -> Tensor:
         """``J(point) x``."""
         return self.operator.jvp(self.point, x)
@@ -145,6 +151,15 @@ class At(_Wrapper):
         super().__init__(operator.domain, operator.range, operator)
         self.operator = operator
         self.values = dict(values)
+
+    def at(self, **values: Tensor) -> Operator:
+        """The same operator with these values in place of its own of the same name."""
+        self._require_known(values, {**self.designs, **self.nuisances})
+        new = {name.removeprefix("operator."): value for name, value in values.items()}
+        return At(self.operator, {**self.values, **new})
+
+    def _loose(self) -> Iterable[Tensor]:
+        return self.values.values()
 
     def forward(self, x: Tensor) -> Tensor:
         """``A(x; values)``."""

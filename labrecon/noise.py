@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -90,7 +92,11 @@ class Gaussian(Noise):
         if not bool((value > 0).all()) or not bool(torch.isfinite(value).all()):
             raise NoiseError("the standard deviation of Gaussian noise must be positive, finite")
         self.register_buffer("sigma", value)
-        self.unit = value.ndim == 0 and float(value) == 1.0
+        self.unit = _is_one(value)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.unit = _is_one(self.sigma)
 
     def _over_variance(self, values: Tensor) -> Tensor:
         return values if self.unit else values / self.sigma.to(values.real.dtype).square()
@@ -154,7 +160,11 @@ class PoissonGaussian(Noise):
     def shifted(self, predicted: Tensor, measured: Tensor) -> tuple[Tensor, Tensor]:
         """``m = p + b + σ²`` and ``s = y + σ²`` (not below 0): the Poisson pair."""
         shift, variance = self._shift(predicted)
-        return predicted + shift, (measured + variance).clamp_min(0)
+        mean = predicted + shift
+        # What an FFT leaves of 0 is not a negative mean.
+        rounding = 16 * torch.finfo(mean.dtype).eps * mean.detach().abs().amax()
+        mean = torch.where(mean > -rounding, mean.clamp_min(0), mean)
+        return mean, (measured + variance).clamp_min(0)
 
     def sample(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Counts drawn at mean ``clean + b``.
@@ -179,7 +189,9 @@ class PoissonGaussian(Noise):
     def density(self, predicted: Tensor, measured: Tensor) -> Tensor:
         """``m − s − s log(m / s)``; infinite where the predicted mean is negative."""
         mean, counts = self.shifted(predicted, measured)
-        value = mean - counts + torch.xlogy(counts, counts) - torch.xlogy(counts, mean)
+        # Where no count was seen the logarithm has no say, not even in the derivative at mean 0.
+        seen = torch.where(counts > 0, mean, 1.0)
+        value = mean - counts + torch.xlogy(counts, counts) - torch.xlogy(counts, seen)
         return torch.where(mean >= 0, value, torch.inf)
 
     def score(self, predicted: Tensor, measured: Tensor) -> Tensor:
@@ -226,6 +238,10 @@ class Poisson(PoissonGaussian):
 
     def __init__(self, background: Tensor | float = 0.0) -> None:
         super().__init__(0.0, background)
+
+
+def _is_one(sigma: Tensor) -> bool:
+    return sigma.ndim == 0 and float(sigma) == 1.0
 
 
 def _standard_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:

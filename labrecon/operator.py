@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -59,6 +59,15 @@ def linear_function(x: Tensor, apply: Map, transpose: Map) -> Tensor:
     """
     result: Tensor = _Linear.apply(x, apply, transpose)  # type: ignore[no-untyped-call]
     return result
+
+
+def _checksum(tensor: Tensor) -> tuple[float, float]:
+    """Two numbers that change when the content does."""
+    t = tensor.detach()
+    t = t if t.layout == torch.strided else t.coalesce().values() if t.is_sparse else t.values()
+    t = (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).flatten().double()
+    ramp = torch.linspace(1, 2, len(t), dtype=t.dtype, device=t.device)
+    return float(t.sum()), float(torch.dot(ramp, t))
 
 
 class Operator(nn.Module):
@@ -220,8 +229,11 @@ class Operator(nn.Module):
         """``‖A‖₂`` by power iteration on ``AᴴA``, cached until a parameter changes."""
         if not self.linear:
             raise LinearityError(f"{self.name} is nonlinear: take linearize(x).norm()")
-        tensors = [*self.parameters(), *self.buffers()]
-        key = tuple((t.data_ptr(), t._version) for t in tensors)
+        parts = [part for part in self.modules() if isinstance(part, Operator)]
+        loose = [tensor for part in parts for tensor in part._loose()]
+        tensors = [*self.parameters(), *self.buffers(), *loose]
+        # By content: versions do not tell of changes through ``.data``.
+        key = tuple(_checksum(t) for t in tensors)
         if self._norm is not None and self._norm[0] == key:
             return self._norm[1]
         device = tensors[0].device if tensors else None
@@ -238,6 +250,10 @@ class Operator(nn.Module):
                 x, previous = x / value, value
         self._norm = key, value**0.5
         return value**0.5
+
+    def _loose(self) -> Iterable[Tensor]:
+        """Tensors that the map depends on and that are neither parameters nor buffers."""
+        return ()
 
     def solve(
         self,

@@ -83,8 +83,10 @@ class Problem:
             raise SolverError("weights must be finite and not negative")
 
     def weighted(self, samples: Tensor) -> Tensor:
-        """``w · samples``."""
-        return samples if self.weights is None else self.weights * samples
+        """``w · samples``; 0 where the weight is 0, whatever the sample."""
+        if self.weights is None:
+            return samples
+        return torch.where(self.weights > 0, self.weights * samples, 0.0)
 
     def loss(self, x: Tensor) -> Tensor:
         """``D(x)``: one number per batch element."""

@@ -46,7 +46,8 @@ class MLEM(Solver):
         """A positive constant image that predicts the total of each element, or ``x0``."""
         ones = torch.ones_like(problem.data)
         sensitivity = problem.operator.adjoint(problem.weighted(ones))
-        if bool((sensitivity < 0).any()):
+        floor = _floor(sensitivity, problem.operator.domain.ndim)
+        if bool((sensitivity < -floor).any()):
             raise SolverError("MLEM needs an operator with non-negative entries")
         if x0 is None:
             noise, operator = problem.noise, problem.operator
@@ -72,8 +73,13 @@ class MLEM(Solver):
         mean, counts = noise.shifted(problem.operator(state.x), problem.data)
         seen = mean > 0
         ratio = torch.where(seen, counts / torch.where(seen, mean, 1.0), 0.0)
-        usable = state.sensitivity > 0
+        usable = state.sensitivity > _floor(state.sensitivity, problem.operator.domain.ndim)
         gain = problem.operator.adjoint(problem.weighted(ratio)) / torch.where(
             usable, state.sensitivity, 1.0
         )
         return state.replace(k=state.k + 1, x=torch.where(usable, state.x * gain, 0.0)), {}
+
+
+def _floor(sensitivity: Tensor, ndim: int) -> Tensor:
+    """What an FFT leaves of 0, for each element."""
+    return 1e-6 * sensitivity.amax(tuple(range(-ndim, 0)), keepdim=True)

@@ -49,7 +49,9 @@ class SIRT(Solver):
         rows = operator(torch.ones_like(operator.domain.zeros(device=x.device)))
         ones = torch.ones_like(operator.range.zeros(*problem.batch, device=x.device))
         columns = operator.adjoint(problem.weighted(ones))
-        return SIRTState(0, x, _inverse(rows), _inverse(columns))
+        return SIRTState(
+            0, x, _inverse(rows, operator.range.ndim), _inverse(columns, operator.domain.ndim)
+        )
 
     def step(self, problem: Problem, state: SIRTState) -> tuple[SIRTState, dict[str, float]]:
         """One simultaneous correction."""
@@ -59,9 +61,12 @@ class SIRT(Solver):
         return state.replace(k=state.k + 1, x=x.clamp_min(0) if self.nonneg else x), {}
 
 
-def _inverse(sums: Tensor) -> Tensor:
-    if sums.is_complex() or bool((sums < -1e-6 * sums.abs().max()).any()):
+def _inverse(sums: Tensor, ndim: int) -> Tensor:
+    if sums.is_complex():
         raise SolverError("SIRT needs an operator with non-negative entries")
     # A sum far below the others belongs to a row that misses the object: it would blow up.
-    usable = sums > 1e-6 * sums.max()
+    floor = 1e-6 * sums.amax(tuple(range(-ndim, 0)), keepdim=True)
+    if bool((sums < -floor).any()):
+        raise SolverError("SIRT needs an operator with non-negative entries")
+    usable = sums > floor
     return torch.where(usable, 1 / torch.where(usable, sums, 1.0), 0.0)
