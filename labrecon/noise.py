@@ -37,10 +37,14 @@ class Noise(nn.Module):
         ndim: int | None = None,
     ) -> Tensor:
         """``Σ w · density`` over the last ``ndim`` axes (default all): one number per element."""
-        terms = self.density(predicted, measured)
         if weights is not None:
-            # A sample without weight counts nothing, even where its density is infinite.
-            terms = torch.where(weights > 0, weights * terms, torch.zeros_like(terms))
+            # A sample without weight counts nothing, even where its density, or the derivative of
+            # it, is infinite.
+            counted = weights > 0
+            predicted = torch.where(counted, predicted, measured.to(predicted.dtype))
+            terms = torch.where(counted, weights * self.density(predicted, measured), 0.0)
+        else:
+            terms = self.density(predicted, measured)
         return terms.flatten(terms.ndim - (terms.ndim if ndim is None else ndim)).sum(-1)
 
     def score(self, predicted: Tensor, measured: Tensor) -> Tensor:
@@ -95,7 +99,7 @@ class Gaussian(Noise):
         self.unit = _is_one(value)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(*args, **kwargs)
         self.unit = _is_one(self.sigma)
 
     def _over_variance(self, values: Tensor) -> Tensor:

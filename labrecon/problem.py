@@ -141,8 +141,10 @@ class Problem:
         score = self.weighted(self.noise.score(predicted, self.data))
         return loss, pull(score) if self.back is None else self.back(score)
 
-    def lipschitz(self) -> float:
+    def lipschitz(self) -> float | Tensor:
         """A bound on ``‖∇²D‖`` for a linear operator: ``‖A‖² max(w · curvature)``, plus 1 %.
+
+        A number, or ``(*batch)`` where weights or noise differ between batch elements.
 
         Raises:
             LinearityError: the operator is nonlinear.
@@ -156,9 +158,17 @@ class Problem:
             torch.as_tensor(self.noise.curvature(self.data), dtype=self.data.real.dtype)
         )
         # Power iteration approaches the norm from below.
-        bound = 1.01 * self.operator.norm() ** 2 * float(curvature.max())
-        if not 0 < bound < math.inf:
+        scale = 1.01 * self.operator.norm() ** 2
+        ndim = self.operator.range.ndim
+        if curvature.ndim > ndim:
+            curvature = curvature.expand(self.data.shape)
+            each = scale * curvature.amax(tuple(range(-ndim, 0)))
+        else:
+            each = scale * curvature.amax()
+        if not bool(((each > 0) & (each < math.inf)).all()):
             raise SolverError(
-                f"the data term has curvature {bound}: the operator, or every weight, is zero"
+                f"the data term has curvature {each.tolist()}: the operator, or every weight, is "
+                "zero"
             )
-        return bound
+        # One number where it does for all: the usual case, and the faster one.
+        return float(each.max()) if float(each.max()) == float(each.min()) else each

@@ -151,3 +151,33 @@ def test_what_a_noise_does_not_have_it_says() -> None:
     ):
         with pytest.raises(NoiseError, match="Noise"):
             call(Noise())
+
+
+def test_no_count_and_no_light_have_a_finite_derivative() -> None:
+    """A ray that misses the object, or a pixel in the dark, must not make a gradient NaN."""
+    for noise in (Poisson(), PoissonGaussian(0.0)):
+        mean = torch.tensor([0.0, 2.0], dtype=torch.float64, requires_grad=True)
+        counts = torch.tensor([0.0, 3.0], dtype=torch.float64)
+        (g,) = torch.autograd.grad(noise.nll(mean, counts), mean)
+        torch.testing.assert_close(g, torch.tensor([1.0, -0.5], dtype=torch.float64))
+
+
+def test_a_masked_sample_has_no_say_in_the_derivative() -> None:
+    mean = torch.tensor([0.0, 2.0], dtype=torch.float64, requires_grad=True)
+    counts = torch.tensor([9.0, 3.0], dtype=torch.float64)
+    weights = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    (g,) = torch.autograd.grad(Poisson().nll(mean, counts, weights), mean)
+    torch.testing.assert_close(g, torch.tensor([0.0, -0.5], dtype=torch.float64))
+
+
+def test_rounding_of_an_fft_is_no_negative_mean() -> None:
+    mean = torch.tensor([100.0, -1e-6, 3.0])
+    counts = torch.tensor([90.0, 0.0, 2.0])
+    assert float(Poisson().nll(mean, counts)) < float("inf")
+    assert float(Poisson().nll(torch.tensor([100.0, -1.0, 3.0]), counts)) == float("inf")
+
+
+def test_the_standard_deviation_of_a_state_dict_is_used() -> None:
+    noise = Gaussian()
+    noise.load_state_dict({"sigma": torch.tensor(2.0)})
+    assert float(noise.density(torch.tensor(2.0), torch.tensor(0.0))) == 0.5

@@ -68,7 +68,8 @@ class GroupL1(Weighted):
     def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
         """Each group shrunk in length by ``step · weight``."""
         length = group_length(x, self.axis)
-        kept = 1 - grouped(step * self.weight, self.axis) / torch.where(length > 0, length, 1.0)
+        strength = step * grouped(self.weight, self.axis)
+        kept = 1 - strength / torch.where(length > 0, length, 1.0)
         return x * torch.where(length > 0, kept.clamp_min(0), 0.0)
 
 

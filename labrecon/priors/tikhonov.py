@@ -58,8 +58,9 @@ class Tikhonov(Weighted):
             return x / (1 + strength)
 
         def apply(u: Tensor) -> Tensor:
-            if isinstance(strength, Tensor) and strength.ndim:
-                return u + operator.normal(u, strength)
+            # The step belongs to the object, a weight per coefficient to ``K x``.
+            if isinstance(self.weight, Tensor) and self.weight.ndim:
+                return u + step * operator.normal(u, self.weight)
             return u + strength * operator.normal(u)
 
         ndim = operator.domain.ndim

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from labrecon.options import flag, number
-from labrecon.solver import Problem, Schedule, Solver, SolverError, State
+from labrecon.solver import Problem, Schedule, Solver, SolverError, State, constant
+from labrecon.space import per_element
 
 __all__ = ["GradientDescent"]
 
@@ -19,7 +20,7 @@ class GradientState(State):
 
     x: Tensor
     velocity: Tensor
-    step_size: float
+    step_size: Tensor | float = constant()
 
 
 class GradientDescent(Solver):
@@ -72,14 +73,19 @@ def require_step(
     return number(what, step_size, above=0, error=SolverError)
 
 
-def initial_step(step_size: float | Schedule | None, problem: Problem) -> float:
-    """A given number, or ``1 / L``; 0 where a schedule decides."""
+def initial_step(step_size: float | Schedule | None, problem: Problem) -> Tensor | float:
+    """A given number, or ``1 / L``, per batch element where it differs; 0 if a schedule decides."""
     if isinstance(step_size, Schedule):
         return 0.0
-    return 1 / problem.lipschitz() if step_size is None else float(step_size)
+    if step_size is not None:
+        return float(step_size)
+    bound = problem.lipschitz()
+    if isinstance(bound, Tensor):
+        return per_element(1 / bound, problem.operator.domain.ndim)
+    return 1 / bound
 
 
-def step_at(step_size: float | Schedule | None, k: int, constant: float) -> Tensor | float:
+def step_at(step_size: float | Schedule | None, k: int, constant: Tensor | float) -> Tensor | float:
     """The step size of iteration ``k``."""
     return step_size(k) if isinstance(step_size, Schedule) else constant
 

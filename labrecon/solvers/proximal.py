@@ -26,7 +26,7 @@ class ProximalState(State):
     x: Tensor
     v: Tensor
     t: Tensor | float = constant()
-    step_size: float = constant()
+    step_size: Tensor | float = constant()
 
 
 class ISTA(Solver):
@@ -72,6 +72,9 @@ class ISTA(Solver):
             if not self.backtracking:
                 raise
             tau = _probe(problem, x)
+        if self.backtracking:
+            # One for the batch, searched down from the largest.
+            tau = float(torch.as_tensor(tau).max())
         return ProximalState(0, x, x, t, tau)
 
     def step(self, problem: Problem, state: ProximalState) -> tuple[ProximalState, dict[str, Any]]:
@@ -93,7 +96,7 @@ class ISTA(Solver):
         loss, g = problem.loss_and_gradient(state.v)
         ndim = problem.operator.domain.ndim
         slack = 8 * torch.finfo(loss.dtype).eps * loss.abs()
-        tau = state.step_size
+        tau = float(state.step_size)
         for _ in range(60):
             x = prior.prox(moved(state.v, g, -tau), tau)
             d = x - state.v

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,10 +65,16 @@ def test_batch_elements_do_not_know_of_each_other(case: Case) -> None:
     # One step size for the batch is what backtracking promises.
     if case.name == "ista-backtracking":
         pytest.skip("the search is over the whole batch")
-    together = solve(case.solver(), case.problem(data), iterations=6).x
-    for i, y in enumerate(data):
-        alone = solve(case.solver(), case.problem(y), iterations=6).x
-        torch.testing.assert_close(together[i], alone, rtol=1e-10, atol=1e-12)
+    # Exposures may differ by orders of magnitude within a batch.
+    exposure = torch.tensor([[1.0], [100.0], [1e-3]], dtype=torch.float64)
+    for weights in (None, exposure * torch.rand_like(data)):
+        problem = replace(case.problem(data), weights=weights)
+        together = solve(case.solver(), problem, iterations=6).x
+        for i, y in enumerate(data):
+            own = None if weights is None else weights[i]
+            single = replace(case.problem(y), weights=own)
+            alone = solve(case.solver(), single, iterations=6).x
+            torch.testing.assert_close(together[i], alone, rtol=1e-10, atol=1e-12)
 
 
 @every_solver
