@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FILTERS", "filtered_backprojection", "ramp"]
 
+#: Voxels that are reconstructed at once.
+BLOCK = 2**23
 FILTERS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
 
 
@@ -58,18 +60,30 @@ def filtered_backprojection(operator: CTProjector, y: Tensor, window: str = "ram
     geometry = operator.flat
     batch = operator.range.batch(y)
     data = y.reshape(-1, *geometry.data_shape)
+    # Slices are worked on in blocks: some copies of a block are needed, not of the volume.
+    size = max(1, BLOCK // math.prod(geometry.volume_shape))
+    image = data.new_empty(len(data), *geometry.volume_shape)
+    for low in range(0, len(data), size):
+        image[low : low + size] = _inverse(operator, data[low : low + size], window)
+    return image.reshape(*batch, *operator.domain.shape)
+
+
+def _inverse(operator: CTProjector, data: Tensor, window: str) -> Tensor:
+    """``(batch, *data)`` to ``(batch, *volume)`` for the geometry of one slice, or of a cone."""
+    geometry = operator.flat
     angles = operator.angles.to(torch.float64)
     centre = operator.centre.to(torch.float64)
     weights = view_weights(geometry, angles.detach(), centre.detach()).to(data)
     columns = geometry.columns
     pitch = geometry.column_pitch / geometry.magnification
-    u = torch.arange(columns, dtype=torch.float64, device=y.device) - (columns - 1) / 2
-    u = (u - centre.to(y.device)) * pitch
+    device = data.device
+    u = torch.arange(columns, dtype=torch.float64, device=device) - (columns - 1) / 2
+    u = (u - centre.to(device)) * pitch
     if geometry.detector_tilt:
         data = _upright(geometry, data)
     data = data * weights
     if geometry.beam == "cone":
-        data = data * _cosines(geometry, u, y.device).to(data)
+        data = data * _cosines(geometry, u, device).to(data)
     # The filtered rays reach beyond an offset detector, onto the side it does not see.
     left, right = missing_columns(geometry, centre.detach())
     data = torch.nn.functional.pad(data, (left, right))
@@ -77,9 +91,8 @@ def filtered_backprojection(operator: CTProjector, y: Tensor, window: str = "ram
     transfer = ramp(columns, pitch, window).to(data)
     size = 2 * (len(transfer) - 1)
     data = torch.fft.irfft(torch.fft.rfft(data, n=size) * transfer, n=size)[..., :columns]
-    middle = (geometry.columns - 1) / 2 + centre.to(y.device) + left
-    image = _backproject(geometry, data, angles.to(y.device), middle)
-    return image.reshape(*batch, *operator.domain.shape)
+    middle = (geometry.columns - 1) / 2 + centre.to(device) + left
+    return _backproject(geometry, data, angles.to(device), middle)
 
 
 def _upright(geometry: CTGeometry, data: Tensor) -> Tensor:
