@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import labrecon
 from labrecon import hookimpl
 from labrecon.cli import app
-from labrecon.plugins import host
+from labrecon.plugins import Host, host
 
 
 @pytest.fixture
@@ -220,6 +220,20 @@ def test_demo(monkeypatch, toy_host, tmp_path):
     page = (tmp_path / "demo" / "index.html").read_text()
     assert "toy/report.html" in page
     assert labrecon_("demo", "-o", tmp_path / "demo").exit_code == 5
+
+
+def test_a_demo_that_shows_nothing_fails(monkeypatch, tmp_path):
+    class Absent:
+        @hookimpl
+        def labrecon_instruments(self):
+            return {"absent": "no_such_instrument:Absent"}
+
+    host = Host(discover=False)
+    host.add("absent", Absent())
+    monkeypatch.setattr("labrecon.plugins.host", lambda: host)
+    done = labrecon_("demo", "-o", tmp_path / "demo", "--json")
+    assert done.exit_code == 4
+    assert [e["status"] for e in json.loads(done.stdout)["instruments"]] == ["not available"]
 
 
 def test_help_is_light(toy_environment, labrecon_command):

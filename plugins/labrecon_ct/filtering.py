@@ -84,8 +84,7 @@ def _inverse(operator: CTProjector, data: Tensor, window: str) -> Tensor:
     data = data * weights
     if geometry.beam == "cone":
         data = data * _cosines(geometry, u, device).to(data)
-    # The filtered rays reach beyond an offset detector, onto the side it does not see.
-    left, right = missing_columns(geometry, centre.detach())
+    left, right = _beyond(geometry, float(centre))
     data = torch.nn.functional.pad(data, (left, right))
     columns += left + right
     transfer = ramp(columns, pitch, window).to(data)
@@ -93,6 +92,25 @@ def _inverse(operator: CTProjector, data: Tensor, window: str) -> Tensor:
     data = torch.fft.irfft(torch.fft.rfft(data, n=size) * transfer, n=size)[..., :columns]
     middle = (geometry.columns - 1) / 2 + centre.to(device) + left
     return _backproject(geometry, data, angles.to(device), middle)
+
+
+def _beyond(geometry: CTGeometry, centre: float) -> tuple[int, int]:
+    """Columns left and right of the detector onto which the filtered rays are continued.
+
+    They reach to the corners of the grid, where an object that fits on the detector then is zero as
+    it should be, and onto the side that an offset detector does not see.
+    """
+    *_, ny, nx = geometry.volume_shape
+    radius = 0.5 * math.hypot(ny, nx) * geometry.voxel[-1]
+    if geometry.source_origin:
+        # The ray that touches the circle; a source within the circle has none.
+        radius /= math.sqrt(max(1 - (radius / geometry.source_origin) ** 2, 0.1))
+    reach = radius * geometry.magnification / geometry.column_pitch + 1
+    half = 0.5 * (geometry.columns - 1)
+    wanted = math.ceil(reach - half - centre), math.ceil(reach - half + centre)
+    lacking = missing_columns(geometry, torch.tensor(centre))
+    left, right = (max(pair) for pair in zip(wanted, lacking, strict=True))
+    return left, right
 
 
 def _upright(geometry: CTGeometry, data: Tensor) -> Tensor:

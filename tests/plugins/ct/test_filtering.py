@@ -72,6 +72,15 @@ SCANS = {
 }
 
 
+@pytest.mark.parametrize("beam", [parallel, fan])
+def test_corners_beyond_the_detector_are_empty(beam) -> None:
+    geometry = beam(turn(240, 2 * PI), centre_offset=1.5)
+    projector = CTProjector(geometry, backend="rays")
+    image = projector.initial(chords(geometry, BODY).float())
+    seen = Ellipsoid((0, 0, 0), (1.0, 1.0, math.inf)).raster(geometry, 1) > 0
+    assert float(image[~seen].mean()) == pytest.approx(0, abs=0.005 * BODY.value)
+
+
 @pytest.mark.parametrize("name", SCANS)
 def test_ellipse(name: str) -> None:
     geometry = SCANS[name]
