@@ -11,7 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # A worker per core; torch reads it as it is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # noqa: E402
+import torch
 
 ROOT = Path(__file__).parents[1]
 pytest_plugins = ["toy_fixtures"]
