@@ -120,7 +120,7 @@ def test_tv_improves_limited_angles(lab_data: Path, name: str, gain: float) -> N
     ],
 )
 def test_one_command_from_file_to_report(lab_data: Path, name: str, tmp_path: Path) -> None:
-    """FBP of all views, TV and FBP of every fourth, in one report, and TV fits its data as well as FBP."""
+    """FBP of all views, TV and FBP of every fourth, in one report; TV fits as well as FBP."""
     result = reconstruct("ct", lab_data / "ct" / name, tmp_path / "out", recipe="compare")
     assert result.warnings == []
     direct, tv, fourth = result.summary["reconstructions"]
