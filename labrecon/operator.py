@@ -83,6 +83,7 @@ class Operator(nn.Module):
         linear: whether ``A`` is linear over the reals.
         adjoint_mismatch: relative error of `adjoint` against the true transpose. 0.0 is exact;
             solvers that need an exact adjoint refuse a larger one.
+        threadsafe: whether several threads may apply the operator at once; never assumed.
 
     Example:
         >>> class Blur(Operator):
@@ -96,6 +97,7 @@ class Operator(nn.Module):
 
     linear: bool = True
     adjoint_mismatch: float = 0.0
+    threadsafe: bool = False
     _checked: ClassVar[tuple[str, ...]] = ("adjoint",)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
