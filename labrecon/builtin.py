@@ -96,6 +96,7 @@ def labrecon_commands() -> Registry:
     return {
         "recon": "labrecon.commands:recon",
         "describe": "labrecon.commands:describe",
+        "check": "labrecon.commands:check",
         "plugins": "labrecon.commands:plugins",
         "demo": "labrecon.commands:demo",
     }

@@ -34,6 +34,7 @@ EXIT_CODES = """Exit codes:
   3    the scan can not be read or prepared
   4    the reconstruction failed (memory, divergence)
   5    the output can not be written
+  6    a check of `labrecon check` failed
   130  interrupted; a solve can go on with --resume
 """
 

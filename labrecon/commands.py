@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from labrecon import progress
+from labrecon.errors import ConformanceFailed, OutputError
 from labrecon.plugins import host
 
-__all__ = ["demo", "describe", "plugins", "recon"]
+if TYPE_CHECKING:
+    from labrecon.testing import Outcome
+
+__all__ = ["check", "demo", "describe", "plugins", "recon"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Debug = Annotated[bool, typer.Option("-v", "--debug", help="Show tracebacks of errors.")]
@@ -89,6 +93,80 @@ def describe(
         if rows:
             typer.echo("\n" + typer.style(title, bold=True))
             _print_rows([(str(key), str(value)) for key, value in rows.items()])
+
+
+def check(
+    name: Annotated[
+        str | None, typer.Argument(help="Instrument, such as ct, or module:Class in this folder.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="CHECK", help="Run this check only.")
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", metavar="CHECK", help="Leave this check out.")
+    ] = None,
+    device: Device = "auto",
+    scan: Annotated[
+        Path | None, typer.Option(help="A measured file that its readers should read.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of all random probes.")] = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds that a check may take.")] = 120.0,
+    listed: Annotated[bool, typer.Option("--list", help="Show all checks and stop.")] = False,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a report page.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier page.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", help="Show what passed, in full.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check that an instrument keeps its promises: adjoint, gradients, noise, files, …."""
+    if listed:
+        from labrecon.testing import SUITE
+
+        _print_rows([(each.name, each.title) for each in SUITE])
+        return
+    if name is None:
+        raise typer.BadParameter("name an instrument; `labrecon plugins -v` lists them")
+    from labrecon.conformance import Job, check_named
+
+    if page is not None and page.exists() and not force:
+        raise OutputError(f"{page} exists; name another file, or use --force to replace it")
+    job = Job(name, device, tuple(only or ()), tuple(skip or ()), timeout, scan, seed)
+    report = check_named(job, None if as_json else lambda told: _print_outcome(told, verbose))
+    if page is not None:
+        from labrecon.io.atomic import write_file
+        from labrecon.report.checks import render_checks
+
+        write_file(page, render_checks(report), force=force)
+    if as_json:
+        _print_json(report.plain())
+    else:
+        counts = ", ".join(f"{n} {status}" for status, n in report.counts().items() if n)
+        typer.echo(f"{name}: {counts}")
+        if page is not None:
+            typer.echo(f"report  {page}")
+    if not report.passed:
+        raise typer.Exit(ConformanceFailed.exit_code)
+
+
+_MARKS = {
+    "passed": ("✓", typer.colors.GREEN),
+    "warned": ("!", typer.colors.YELLOW),
+    "failed": ("✗", typer.colors.RED),
+    "skipped": ("–", None),
+}
+
+
+def _print_outcome(outcome: Outcome, verbose: bool) -> None:
+    """The findings of a check in a line each; what to do, where there is something to do."""
+    telling = [f for f in outcome.findings if f.status != "passed" or verbose]
+    closest = max(outcome.findings, key=lambda f: (f.value or 0.0) / (f.tolerance or 1.0))
+    for finding in telling or [closest]:
+        mark, colour = _MARKS[finding.status]
+        label = typer.style(f"{mark} {outcome.check:<18}", fg=colour)
+        typer.echo(f"{label} {finding}")
+        if finding.advice and finding.status in ("failed", "warned"):
+            typer.echo(f"{'':21}→ {finding.advice}")
 
 
 def plugins(

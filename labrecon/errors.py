@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 __all__ = [
+    "ConformanceFailed",
     "Interrupted",
     "LabreconError",
     "OutputError",
@@ -42,6 +43,12 @@ class OutputError(LabreconError):
     """The result can not be written."""
 
     exit_code = 5
+
+
+class ConformanceFailed(LabreconError):
+    """`labrecon check` found something that is wrong."""
+
+    exit_code = 6
 
 
 class Interrupted(LabreconError):

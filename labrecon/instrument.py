@@ -78,7 +78,11 @@ class Scan:
 
 
 class Reader(Protocol):
-    """Reads one file format of an instrument."""
+    """Reads one file format of an instrument.
+
+    A reader may also have ``write(scan, path)`` and a ``suffix``: the conformance suite then reads
+    back what it wrote.
+    """
 
     def matches(self, path: Path) -> bool:
         """Whether the file is of this format, judged by a look at its head; never raises."""
@@ -101,6 +105,7 @@ class Step(Protocol):
         ...
 
 
+#: ``exporter(geometry, designs, path)``; one with ``read(path)`` is checked by a round trip.
 Exporter = Callable[[BaseModel, Mapping[str, Tensor], Path], None]
 
 
@@ -113,6 +118,7 @@ class Instrument(ABC):
         Geometry: pydantic model of one acquisition, with units in the field descriptions.
         unit: unit of the object's values (``"1/mm"``), for volumes and grey-scale bars.
         data_unit: unit of the data as `operator` predicts them.
+        limits: the lowest and highest value that an object can have, in ``unit``.
     """
 
     name: ClassVar[str]
@@ -120,6 +126,7 @@ class Instrument(ABC):
     Geometry: ClassVar[type[BaseModel]]
     unit: ClassVar[str] = ""
     data_unit: ClassVar[str] = ""
+    limits: ClassVar[tuple[float | None, float | None]] = (None, None)
 
     @abstractmethod
     def example(self) -> BaseModel:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from labrecon.design import FeasibleSet
 
 __all__ = [
+    "GradientError",
     "LinearityError",
     "Operator",
     "Space",
@@ -28,6 +29,10 @@ Map = Callable[[Tensor], Tensor]
 
 class LinearityError(TypeError):
     """A linear operator was needed and a nonlinear one was given."""
+
+
+class GradientError(TypeError):
+    """A gradient was asked for that an operator has no way to give."""
 
 
 class _Linear(torch.autograd.Function):
@@ -171,6 +176,7 @@ class Operator(nn.Module):
 
         Raises:
             LinearityError: the operator is nonlinear (use `vjp` or `linearize`).
+            GradientError: forward computes outside torch, or detaches its input.
         """
         if not self.linear:
             raise LinearityError(
@@ -190,7 +196,7 @@ class Operator(nn.Module):
                 y, x, v, create_graph=differentiable, retain_graph=True, allow_unused=True
             )
         if g is None:
-            raise LinearityError(
+            raise GradientError(
                 f"{self.name}: the output of forward carries no gradient of its input; it was "
                 "detached, or computed outside torch. Write forward in torch, or adjoint(y), or "
                 "wrap it (labrecon.bridge)"
@@ -398,8 +404,19 @@ def call_with(
     operator: Operator, method: str, values: Mapping[str, Tensor], *args: Any, **options: Any
 ) -> Any:
     """Call ``operator.method(*args)`` with some of its parameters replaced by ``values``."""
-    replaced = {f"operator.{name}": value for name, value in values.items()}
-    return functional_call(_Method(operator, method), replaced, args, options)
+    replaced = {f"operator.{place}": value for place, value in _everywhere(operator, values)}
+    # Not by torch's own tying: where one operator is part of another twice, it would put the
+    # value there for good.
+    return functional_call(_Method(operator, method), replaced, args, options, tie_weights=False)
+
+
+def _everywhere(operator: Operator, values: Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor]]:
+    """Each place of the parameters to replace; one operator in several places counts once."""
+    new = {id(operator.get_parameter(name)): value for name, value in values.items()}
+    for prefix, module in operator.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in new:
+                yield f"{prefix}.{key}".lstrip("."), new[id(parameter)]
 
 
 class _Method(nn.Module):

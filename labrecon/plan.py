@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,16 @@ from labrecon.recipe import Compare, OpenTable, PriorTable, Recipe, SolverTable,
 from labrecon.solver import Solver
 from labrecon.tomlfile import Key
 
-__all__ = ["Plan", "Writer", "find_instrument", "get", "make_plans", "make_writer", "option_names"]
+__all__ = [
+    "Plan",
+    "Writer",
+    "find_instrument",
+    "find_subject",
+    "get",
+    "make_plans",
+    "make_writer",
+    "option_names",
+]
 
 Writer = Callable[[Path, Tensor, Mapping[str, Any]], Path]
 
@@ -47,14 +57,43 @@ class Plan:
 
 
 def find_instrument(name: str, host: Host) -> Instrument:
-    """The instrument registered under a name.
+    """The instrument registered under a name, or the one at a dotted path ``"module:Class"``.
+
+    A module that is not installed is looked for in the working directory, too.
 
     Raises:
         RecipeError: no plugin has it, or the package it needs is not installed.
     """
-    kind = get(host, "instruments", name, "the command line")
-    instrument: Instrument = kind() if isinstance(kind, type) else kind
-    return instrument
+    found = find_subject(name, host)
+    if not isinstance(found, Instrument):
+        raise RecipeError(
+            f"{name} is a {type(found).__name__}, expected a subclass of labrecon.Instrument"
+        )
+    return found
+
+
+def find_subject(name: str, host: Host) -> Any:
+    """Like `find_instrument`, for a path that may lead to an operator or to something else."""
+    module, colon, _ = name.partition(":")
+    if not colon or module in host.reports:
+        kind = get(host, "instruments", name, "the command line")
+    else:
+        kind = _from_path(name)
+    return kind() if isinstance(kind, type) and issubclass(kind, Instrument) else kind
+
+
+def _from_path(name: str) -> Any:
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        return resolve(name)
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+        raise RecipeError(
+            f"{name} can not be loaded ({type(error).__name__}: {error}); expected "
+            f"'module:Class' of a module that is installed, or in {here}"
+        ) from error
+    finally:
+        sys.path.remove(here)
 
 
 def make_plans(recipe: Recipe, instrument: Instrument, host: Host) -> list[Plan]:

@@ -77,14 +77,15 @@ CASES = [
     Case("mask", lambda d: Mask(Space((3, 2), d), pattern(3, 2))),
     Case("matrix", lambda d: Matrix(random(3, 4, dtype=d), learn=True)),
     Case("matrix-shaped", lambda d: Matrix(
-        random(3, 4, dtype=d), Space((2, 2), d), Space((1, 3), d), feasible=Box(-9, 9))),
+        random(3, 4, dtype=d), Space((2, 2), d), Space((1, 3), d),
+        feasible=None if d.is_complex else Box(-9, 9))),
     Case("sparse", lambda d: SparseMatrix(sparse(d), Space((2, 3), d))),
     Case("sparse-coo", lambda d: SparseMatrix(sparse(d).to_sparse_coo(), range=Space((1, 5), d))),
     Case("fourier", lambda d: Fourier(Space((4, 3), d)), ("complex",)),
     Case("fourier-axis", lambda d: Fourier(Space((5, 2), d), (-2,)), ("complex",)),
     Case("masked-fourier", lambda d: MaskedFourier(Space((4, 3), d), pattern(4, 3)), ("complex",)),
     Case("masked-lines", lambda d: MaskedFourier(
-        Space((2, 4, 3), d), torch.rand(4, 1, generator=torch.Generator().manual_seed(1)),
+        Space((2, 4, 3), d), torch.tensor([[0.2], [1.0], [0.5], [0.3]]),
         (-2, -1), feasible=Subset(2, dim=-2)), ("complex",)),
     Case("blur", lambda d: Convolution(Space((6,), d), kernel(3, dtype=d), learn=True)),
     Case("blur-even", lambda d: Convolution(Space((5, 4), d), kernel(2, 4, dtype=d.to_real()))),

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["BridgeError", "GradientError"]
+__all__ = ["BridgeError"]
 
 
 class BridgeError(RuntimeError):
     """External code failed, or returned what was not declared."""
-
-
-class GradientError(BridgeError, TypeError):
-    """A gradient was asked for that the external model has no way to give."""

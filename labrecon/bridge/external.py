@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from labrecon.bridge import functions
 from labrecon.bridge.arrays import Accepts, Arrays
-from labrecon.bridge.errors import GradientError
 from labrecon.bridge.functions import Bridge, Policy, Surrogate
 from labrecon.bridge.model import Columns, Function, Model
 from labrecon.bridge.policies import SPSA, FiniteDifference
 from labrecon.design import FeasibleSet
-from labrecon.operator import LinearityError, Operator
+from labrecon.operator import GradientError, LinearityError, Operator
 from labrecon.space import Space
 
 __all__ = ["External", "external"]

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from labrecon.bridge.errors import GradientError
 from labrecon.bridge.model import Model
 from labrecon.bridge.policies import SPSA, FiniteDifference, central
+from labrecon.operator import GradientError
 
 __all__ = ["Bridge", "adjoint", "forward", "nonlinear"]
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from labrecon.bridge.arrays import Arrays
-from labrecon.bridge.errors import BridgeError, GradientError
+from labrecon.bridge.errors import BridgeError
+from labrecon.operator import GradientError
 from labrecon.space import Space
 
 __all__ = ["Columns", "Model", "Values"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from labrecon.bridge.errors import GradientError
+from labrecon.operator import GradientError
 
 __all__ = ["SPSA", "FiniteDifference", "central", "step_for"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from labrecon.errors import OutputError
 
-__all__ = ["check_output", "is_labrecon_output", "new_folder", "write_text"]
+__all__ = ["check_output", "is_labrecon_output", "new_folder", "write_file", "write_text"]
 
 
 def is_labrecon_output(path: Path) -> bool:
@@ -75,6 +75,25 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
             raise OutputError(_explain(path, error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_file(path: Path, text: str, *, force: bool = False) -> None:
+    """Write a single file, whole or not at all.
+
+    Raises:
+        OutputError: it exists and ``force`` is off, or it can not be written.
+    """
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists; name another file, or use --force to replace it")
+    partial = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(_explain(path, error)) from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

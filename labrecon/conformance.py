@@ -1,0 +1,182 @@
+"""`labrecon check`: the conformance suite in a process of its own, which may hang or crash."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labrecon.errors import LabreconError, RecipeError
+
+if TYPE_CHECKING:
+    from labrecon.testing import Outcome, Report
+
+__all__ = ["Job", "check_named"]
+
+#: Seconds that importing torch and the plugin may take.
+STARTING = 120.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to check, and how.
+
+    Attributes:
+        name: a registered instrument, or ``"module:attribute"`` of an instrument, an operator, or
+            a function that builds one.
+        device: where to compute.
+        only: names of checks; empty: all that apply.
+        skip: names of checks to leave out.
+        timeout: seconds per check.
+        scan: a measured file for the readers.
+        seed: of all probes.
+    """
+
+    name: str
+    device: str = "cpu"
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    timeout: float = 120.0
+    scan: Path | None = None
+    seed: int = 0
+
+
+def check_named(job: Job, watch: Callable[[Outcome], None] | None = None) -> Report:
+    """Run the checks in a worker process; one that hangs or crashes costs itself only.
+
+    Args:
+        job: what to check.
+        watch: told of each outcome.
+
+    Raises:
+        RecipeError: there is no such instrument or check.
+    """
+    from labrecon.testing import Report
+
+    outcomes = []
+    for outcome in _outcomes(job):
+        outcomes.append(outcome)
+        if watch is not None:
+            watch(outcome)
+    return Report(job.name, tuple(outcomes), job.device)
+
+
+def _outcomes(job: Job) -> Iterator[Outcome]:
+    done: tuple[str, ...] = ()
+    while True:
+        worker = _Worker(job, done)
+        try:
+            for outcome in worker.outcomes():
+                done = (*done, outcome.check)
+                yield outcome
+            if worker.finished:
+                return
+        finally:
+            worker.stop()
+
+
+class _Worker:
+    """A process that runs the checks that are left, and tells of each."""
+
+    def __init__(self, job: Job, done: tuple[str, ...]) -> None:
+        self.job = job
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, job, done), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.finished = False
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Outcomes until the worker is done, or has to be replaced."""
+        from labrecon.testing import Finding, Outcome
+
+        running: tuple[str, str] = ("build", "The operator can be built from its geometry.")
+        allowed = STARTING
+        while True:
+            begin = time.perf_counter()
+            message = self._receive(allowed)
+            if message is None:
+                seconds = time.perf_counter() - begin
+                verdict = self._fate(seconds)
+                advice = (
+                    "a hanging or crashing library; make example() smaller if it is only slow, or "
+                    "allow more with --timeout"
+                )
+                finding = Finding("failed", verdict, advice=advice)
+                yield Outcome(*running, (finding,), round(seconds, 3))
+                # Without an operator there is nothing to go on with.
+                self.finished = running[0] == "build"
+                return
+            kind, content = message
+            if kind == "error":
+                raise RecipeError(content)
+            if kind == "end":
+                self.finished = True
+                return
+            if kind == "start":
+                running, allowed = content, self.job.timeout
+            else:
+                yield Outcome.read(content)
+
+    def _receive(self, seconds: float) -> tuple[str, Any] | None:
+        try:
+            if not self.connection.poll(seconds):
+                return None
+            received: tuple[str, Any] = self.connection.recv()
+        except (EOFError, OSError):
+            return None
+        return received
+
+    def _fate(self, seconds: float) -> str:
+        self.process.join(1.0)
+        code = self.process.exitcode
+        if code is None:
+            return f"takes more than {seconds:.3g} s"
+        if code < 0:
+            return f"crashed the process: {signal.Signals(-code).name}"
+        return f"ended the process with exit code {code}"
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _serve(connection: Connection, job: Job, done: tuple[str, ...]) -> None:
+    """Run in the worker: the checks that are not done yet."""
+    # Ctrl-C reaches the parent, which ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from labrecon.plan import find_subject
+    from labrecon.plugins import host
+    from labrecon.stages import pick_device
+    from labrecon.testing import Check, checks
+    from labrecon.testing.runner import run_one
+
+    try:
+        subject = find_subject(job.name, host())
+        bound = checks(
+            subject,
+            device=pick_device(job.device),
+            only=job.only,
+            skip=job.skip,
+            scan=job.scan,
+            seed=job.seed,
+        )
+    except (LabreconError, ValueError) as error:
+        connection.send(("error", str(error)))
+        return
+    for each in bound:
+        known: Check = each.check
+        if known.name in done:
+            continue
+        connection.send(("start", (known.name, known.title)))
+        outcome = run_one(known, each.bench, timeout=None)
+        connection.send(("done", outcome.plain()))
+    connection.send(("end", None))

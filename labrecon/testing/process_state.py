@@ -1,0 +1,64 @@
+"""The state of the process that a well-behaved operator leaves alone."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["differs", "kept", "process_state", "restore"]
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Put the state back afterwards, so that one check's effects are not another's cause."""
+    before = process_state()
+    try:
+        yield
+    finally:
+        restore(before)
+
+
+def process_state() -> dict[str, Any]:
+    """The state as it is now, by what it is called."""
+    return {
+        "torch's random numbers": torch.get_rng_state(),
+        "NumPy's random numbers": np.random.get_state(legacy=False),  # noqa: NPY002
+        "Python's random numbers": random.getstate(),
+        "default dtype": torch.get_default_dtype(),
+        "number of threads": torch.get_num_threads(),
+        "gradient mode": torch.is_grad_enabled(),
+        "determinism flag": torch.are_deterministic_algorithms_enabled(),
+        "warning filters": list(warnings.filters),
+        "NumPy's error handling": np.geterr(),
+        "working directory": os.getcwd(),
+        "environment variables": dict(os.environ),
+    }
+
+
+def restore(state: dict[str, Any]) -> None:
+    """Put back what the next checks would trip over."""
+    torch.set_rng_state(state["torch's random numbers"])
+    torch.set_default_dtype(state["default dtype"])
+    torch.set_num_threads(state["number of threads"])
+    random.setstate(state["Python's random numbers"])
+    np.random.set_state(state["NumPy's random numbers"])  # noqa: NPY002
+    np.seterr(**state["NumPy's error handling"])
+    os.chdir(state["working directory"])
+    os.environ.clear()
+    os.environ.update(state["environment variables"])
+
+
+def differs(a: Any, b: Any) -> bool:
+    """Whether two values of one part of the state differ."""
+    if isinstance(a, Tensor):
+        return not torch.equal(a, b)
+    return pickle.dumps(a) != pickle.dumps(b) if isinstance(a, dict) else bool(a != b)
