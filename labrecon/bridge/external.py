@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from labrecon.bridge import functions
+from labrecon.bridge import functions as derivatives
 from labrecon.bridge.arrays import Accepts, Arrays
 from labrecon.bridge.functions import Bridge, Policy, Surrogate
 from labrecon.bridge.model import Columns, Function, Model
@@ -70,10 +71,10 @@ class External(Operator):
         if torch.is_grad_enabled():
             self._require_gradients(x, values)
         if self.bridge.linear:
-            return functions.forward(self.bridge, x, values)
+            return derivatives.forward(self.bridge, x, values)
         if all(policy == "surrogate" for policy in self.bridge.policies.values()):
             return self._replaced(x, values)
-        return functions.nonlinear(self.bridge, x, values)
+        return derivatives.nonlinear(self.bridge, x, values)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``Aᴴ y`` by the external code."""
@@ -84,7 +85,7 @@ class External(Operator):
             return super().adjoint(y)
         if torch.is_grad_enabled():
             self._require_gradients(None, values)
-        return functions.adjoint(self.bridge, y, values)
+        return derivatives.adjoint(self.bridge, y, values)
 
     def learn(self, *names: str) -> list[nn.Parameter]:
         """Turn gradients on, or say what to supply where there is no way to them."""
@@ -231,7 +232,7 @@ def external(
     written = None if isinstance(adjoint, Columns) else adjoint
     given = {"forward": forward, "adjoint": written, "vjp": vjp, "jvp": jvp}
     known = {key: function for key, function in given.items() if function is not None}
-    name = name or str(getattr(forward, "__name__", type(forward).__name__))
+    name = name or _name_of(forward)
     if adjoint is not None and not linear:
         raise LinearityError(f"{name}: a nonlinear model has no adjoint; give vjp=…")
     parameters: dict[str, Parameter] = {**(designs or {}), **(nuisances or {})}
@@ -257,6 +258,12 @@ def external(
     for key, (value, free) in (nuisances or {}).items():
         operator.nuisance(key, value, free)
     return operator
+
+
+def _name_of(function: Function) -> str:
+    if isinstance(function, functools.partial):
+        return _name_of(function.func)
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def _check_parameters(

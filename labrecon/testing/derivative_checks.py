@@ -196,11 +196,11 @@ def _judged(
         off = float(torch.linalg.vector_norm(slope - factor * difference))
         same = off < 1e-2 * float(torch.linalg.vector_norm(slope))
         told = "the gradient is wrong"
-        advice = "differentiate by hand for a small case, and compare with torch.autograd.gradcheck"
-        if same:
-            advice = (
-                f"it is {factor:.2g} times the true one: a scale or a sign is in one place only"
-            )
+        advice = "compare with torch.autograd.gradcheck on a small case"
+        if about == "x" and bench.operator.linear:
+            advice = "the gradient of a linear map is its adjoint: see the check adjoint"
+        elif same:
+            advice = f"it is {factor:.2g} times the true one: a scale or sign is in one place only"
     return Finding("failed", told, error, USEFUL, advice, about)
 
 
