@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from labrecon.plugins import Registry, hookimpl
+from labrecon.plugins import CONTRACT, Registry, hookimpl
+
+LABRECON_CONTRACT = CONTRACT
 
 
 @hookimpl
@@ -97,6 +99,7 @@ def labrecon_commands() -> Registry:
         "recon": "labrecon.commands:recon",
         "describe": "labrecon.commands:describe",
         "check": "labrecon.commands:check",
+        "new": "labrecon.commands:new",
         "plugins": "labrecon.commands:plugins",
         "demo": "labrecon.commands:demo",
     }

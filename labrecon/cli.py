@@ -21,7 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from labrecon import __version__
 from labrecon.errors import LabreconError
-from labrecon.plugins import ConflictError, host, resolve
+from labrecon.plugins import ConflictError, UnknownNameError, host, resolve
 
 __all__ = ["app", "guarded", "main"]
 
@@ -56,13 +56,14 @@ class CommandGroup(TyperGroup):
         """The command itself, imported now."""
         name = args[0]
         names = list(host().names("commands"))
-        if name not in names:
+        # ``plugin:command`` says which is meant where two plugins have one name.
+        if name not in names and name.partition(":")[0] not in host().reports:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             ctx.fail(f"there is no command {name!r}{hint} `labrecon --help` lists them")
         try:
             found = host().get("commands", name)
-        except (ConflictError, ImportError, AttributeError) as error:
+        except (ConflictError, UnknownNameError, ImportError, AttributeError) as error:
             _say(f"the command {name!r} can not be loaded: {error}")
             raise typer.Exit(2) from error
         return name, _command(name, found), args[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,12 +10,12 @@ import typer
 
 from labrecon import progress
 from labrecon.errors import ConformanceFailed, OutputError
-from labrecon.plugins import host
+from labrecon.plugins import PluginReport, host
 
 if TYPE_CHECKING:
     from labrecon.testing import Outcome
 
-__all__ = ["check", "demo", "describe", "plugins", "recon"]
+__all__ = ["check", "demo", "describe", "new", "plugins", "recon"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Debug = Annotated[bool, typer.Option("-v", "--debug", help="Show tracebacks of errors.")]
@@ -169,6 +170,41 @@ def _print_outcome(outcome: Outcome, verbose: bool) -> None:
             typer.echo(f"{'':21}→ {finding.advice}")
 
 
+def new(
+    name: Annotated[str, typer.Argument(help="Of the package, such as my-spectrometer.")],
+    external: Annotated[
+        bool, typer.Option("--external", help="The model is NumPy, C, a vendor's library, ….")
+    ] = False,
+    template: Annotated[
+        str | None, typer.Option(help="torch, external, or a folder of templates of your own.")
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option("-o", "--output", help="Where to make the package's folder.")
+    ] = Path(),
+    title: Annotated[str, typer.Option(help="A line about the instrument.")] = "",
+    author: Annotated[str, typer.Option(help="For the licence and the package.")] = "",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a plugin package for an instrument: installable, tested, to be changed."""
+    from labrecon.scaffold import create
+
+    if external and template not in (None, "external"):
+        raise typer.BadParameter("--external is a template of its own; leave --template out")
+    chosen = "external" if external else template or "torch"
+    files = create(name, folder, host=host(), template=chosen, title=title, author=author)
+    target, package = folder / name, name.replace("-", "_")
+    if as_json:
+        _print_json({"folder": str(target), "files": [str(file) for file in files]})
+        return
+    for file in files:
+        typer.echo(f"  {file}")
+    typer.echo(
+        f'next:\n  pip install -e "{target}[test]"\n  labrecon check {package}\n'
+        f"  labrecon demo\nthen make it yours, starting with {target}/README.md"
+    )
+
+
 def plugins(
     verbose: Annotated[
         bool, typer.Option("-v", help="What each registers, and tracebacks.")
@@ -182,24 +218,10 @@ def plugins(
     kinds = {kind: host().names(kind) for kind in offered()}
     reports = host().reports.values()
     if as_json:
-        told = [
-            {
-                "name": report.name,
-                "distribution": report.distribution,
-                "version": report.version,
-                "status": report.status,
-                "detail": report.detail,
-            }
-            for report in reports
-        ]
-        _print_json({"plugins": told, "offers": kinds})
+        _print_json({"plugins": [asdict(report) for report in reports], "offers": kinds})
         return
     for report in reports:
-        _print_rows([(report.name, report.status, f"{report.distribution} {report.version}")])
-        if report.detail:
-            typer.echo(f"    {report.detail}")
-        if verbose and report.trace:
-            typer.echo(report.trace)
+        _print_plugin(report, verbose)
         for kind, names in kinds.items() if verbose else ():
             mine = [name for name, owner in names.items() if report.name in owner.split(", ")]
             if mine:
@@ -208,6 +230,23 @@ def plugins(
         for name, owner in names.items():
             if "," in owner:
                 typer.echo(f"conflict: the {kind[:-1]} {name!r} is registered by {owner}")
+
+
+def _print_plugin(report: PluginReport, verbose: bool) -> None:
+    colour = typer.colors.GREEN if report.status == "ready" else typer.colors.RED
+    title = typer.style(report.name, bold=True)
+    typer.echo(f"{title} · {typer.style(report.status, fg=colour)}")
+    told = [f"{report.distribution} {report.version}".strip(), report.licence]
+    if report.contract:
+        told.append(f"contract {report.contract}")
+    told += [f"needs {', '.join(report.hardware)}"] if report.hardware else []
+    typer.echo(f"    {' · '.join(filter(None, told))}")
+    if report.hooks:
+        typer.echo(f"    hooks: {', '.join(report.hooks)}")
+    if report.detail:
+        typer.echo(f"    {report.detail}")
+    if verbose and report.trace:
+        typer.echo(report.trace)
 
 
 def demo(

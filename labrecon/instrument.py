@@ -133,8 +133,8 @@ class Instrument(ABC):
         """A small complete geometry, for demonstrations and checks."""
 
     @abstractmethod
-    def operator(self, geometry: Any, **options: Any) -> Operator:
-        """The forward model of an acquisition."""
+    def operator(self, geometry: Any, *args: Any, **options: Any) -> Operator:
+        """The forward model of an acquisition; named options may be set by recipes."""
 
     @abstractmethod
     def objects(self, geometry: Any, n: int, generator: torch.Generator) -> Tensor:

@@ -11,35 +11,40 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.metadata
+import importlib.util
 import itertools
+import os
+import re
+import sys
+import threading
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import pluggy
+
+from labrecon import __version__
+from labrecon.hookspecs import GROUP, Hooks, Registry, hookimpl, hookspec
 
 __all__ = [
     "CONTRACT",
     "ConflictError",
     "Host",
     "PluginReport",
+    "Registry",
     "UnknownNameError",
     "hookimpl",
     "hookspec",
     "host",
 ]
 
-GROUP = "labrecon"
 #: Version of the interfaces a plugin is written against. A plugin may state the version it needs
 #: as a module attribute ``LABRECON_CONTRACT``; a different major number is refused.
 CONTRACT = (1, 0)
-
-hookspec = pluggy.HookspecMarker(GROUP)
-hookimpl = pluggy.HookimplMarker(GROUP)
-
-Registry = Mapping[str, Any]
+#: Seconds that importing a plugin may take, unless ``LABRECON_PLUGIN_TIMEOUT`` says otherwise.
+TIMEOUT = 20.0
 
 
 class ConflictError(ValueError):
@@ -53,77 +58,23 @@ class UnknownNameError(KeyError):
         return str(self.args[0])
 
 
-class Hooks:
-    """Everything a plugin can do; each hook returns ``{name: factory or "module:attribute"}``."""
-
-    @hookspec
-    def labrecon_instruments(self) -> Registry:  # type: ignore[empty-body]
-        """Instruments: subclasses of `labrecon.instrument.Instrument`."""
-
-    @hookspec
-    def labrecon_operators(self) -> Registry:  # type: ignore[empty-body]
-        """Operators that recipes and other plugins may build by name."""
-
-    @hookspec
-    def labrecon_priors(self) -> Registry:  # type: ignore[empty-body]
-        """Priors: called with the options of the recipe's ``[prior]`` table."""
-
-    @hookspec
-    def labrecon_solvers(self) -> Registry:  # type: ignore[empty-body]
-        """Solvers: called with the options of ``[solver]`` and, if they take it, ``prior=``."""
-
-    @hookspec
-    def labrecon_networks(self) -> Registry:  # type: ignore[empty-body]
-        """Named networks built from a solver, a prior and learnable parameters."""
-
-    @hookspec
-    def labrecon_learners(self) -> Registry:  # type: ignore[empty-body]
-        """Learners: what `fit` trains."""
-
-    @hookspec
-    def labrecon_feasible_sets(self) -> Registry:  # type: ignore[empty-body]
-        """Feasible sets of acquisition parameters."""
-
-    @hookspec
-    def labrecon_readers(self) -> Registry:  # type: ignore[empty-body]
-        """Readers of formats for an instrument: ``{"ct/my-format": Reader}``."""
-
-    @hookspec
-    def labrecon_writers(self) -> Registry:  # type: ignore[empty-body]
-        """Volume writers: ``writer(path, volume, info)``."""
-
-    @hookspec
-    def labrecon_metrics(self) -> Registry:  # type: ignore[empty-body]
-        """Metrics: ``metric(estimate, truth) -> float``."""
-
-    @hookspec
-    def labrecon_commands(self) -> Registry:  # type: ignore[empty-body]
-        """Commands of the command line: a function that typer can wrap."""
-
-    @hookspec
-    def labrecon_report_sections(self) -> Registry:  # type: ignore[empty-body]
-        """Sections of the report: ``section(context) -> HTML``."""
-
-    @hookspec
-    def labrecon_scan_started(self, path: str, recipe: Mapping[str, Any]) -> None:
-        """A scan is about to be read and reconstructed."""
-
-    @hookspec
-    def labrecon_scan_finished(self, path: str, output: str, summary: Mapping[str, Any]) -> None:
-        """A scan has been reconstructed and written."""
-
-    @hookspec
-    def labrecon_scan_failed(self, path: str, error: BaseException) -> None:
-        """A scan could not be reconstructed."""
-
-    @hookspec
-    def labrecon_fit_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """A training step is done."""
-
-
 @dataclass(frozen=True)
 class PluginReport:
-    """One plugin as `labrecon plugins` shows it."""
+    """One plugin as `labrecon plugins` shows it.
+
+    Attributes:
+        name: of its entry point.
+        distribution: the package it comes in.
+        version: of that package.
+        status: "ready"; "incomplete" (a package that it needs is missing); "failed"; "slow" (its
+            import takes too long); "incompatible".
+        detail: why it is not ready, and what to do.
+        trace: traceback of what it raised.
+        contract: the version of labrecon's interfaces that it says it is written for.
+        licence: of its package.
+        hooks: that it implements.
+        hardware: that it says it needs.
+    """
 
     name: str
     distribution: str
@@ -131,39 +82,68 @@ class PluginReport:
     status: str
     detail: str = ""
     trace: str = ""
+    contract: str = ""
+    licence: str = ""
+    hooks: tuple[str, ...] = ()
+    hardware: tuple[str, ...] = ()
 
 
 class Host:
     """Finds plugins, loads what they offer when it is asked for, and reports what is broken.
 
-    A plugin that can not be imported, or whose hook raises, is reported and left out; it never
-    stops the program. Two plugins that register one name are an error that names both, raised
-    when that name is used.
+    A plugin that can not be imported, takes too long for it, or whose hook raises, is reported and
+    left out; it never stops the program. Two plugins that register one name are an error that
+    names both, raised when that name is used; ``plugin:name`` says which is meant.
+
+    A plugin module may state ``LABRECON_CONTRACT`` (the version of the interfaces it is written
+    for), ``LABRECON_REQUIRES`` (``{module: what pip installs}``) and ``LABRECON_HARDWARE``
+    (``("CUDA GPU",)``).
     """
 
-    def __init__(self, *, discover: bool = True) -> None:
+    def __init__(self, *, discover: bool = True, timeout: float | None = None) -> None:
         self.manager = pluggy.PluginManager(GROUP)
         self.manager.add_hookspecs(Hooks)
         self.reports: dict[str, PluginReport] = {}
-        self.add("builtin", importlib.import_module("labrecon.builtin"))
+        told = os.environ.get("LABRECON_PLUGIN_TIMEOUT", "")
+        self.timeout = timeout or (float(told) if told.replace(".", "", 1).isdigit() else TIMEOUT)
+        builtin = importlib.import_module("labrecon.builtin")
+        self.add("builtin", builtin, "labrecon", __version__, "BSD-3-Clause")
         if discover:
             for entry in importlib.metadata.entry_points(group=GROUP):
                 self._load(entry)
 
     def _load(self, entry: importlib.metadata.EntryPoint) -> None:
-        distribution = entry.dist.name if entry.dist else "unknown"
+        package = entry.dist.name if entry.dist else "unknown"
         version = entry.dist.version if entry.dist else ""
+        licence = _licence(entry.dist)
         try:
-            plugin = entry.load()
-        except Exception as error:
-            self.reports[entry.name] = _failed(entry.name, distribution, version, error)
+            plugin = imported_within(entry.load, self.timeout)
+        except TimeoutError as error:
+            # What it was doing then is worth a look.
+            report = PluginReport(entry.name, package, version, "slow", str(error), licence=licence)
+            self.reports[entry.name] = report
             return
-        self.add(entry.name, plugin, distribution, version)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            failed = _failed(PluginReport(entry.name, package, version, "failed"), error)
+            if isinstance(error, ModuleNotFoundError) and error.name:
+                command = _pip_command(error.name, entry.dist)
+                failed = replace(failed, detail=f"{failed.detail}; {command}")
+            self.reports[entry.name] = replace(failed, licence=licence)
+            return
+        self.add(entry.name, plugin, package, version, licence)
 
     def add(
-        self, name: str, plugin: Any, distribution: str = "labrecon", version: str = ""
+        self,
+        name: str,
+        plugin: Any,
+        distribution: str = "labrecon",
+        version: str = "",
+        licence: str = "",
     ) -> None:
         """Register a plugin module or object under ``name``; what is wrong goes to `reports`."""
+        report = PluginReport(name, distribution, version, "ready", licence=licence)
         if name in self.reports:
             # The one that was there first stays as it is; the other is reported beside it.
             error = ConflictError(
@@ -172,23 +152,39 @@ class Host:
             )
             labels = (f"{name}#{i}" for i in itertools.count(2))
             label = next(each for each in labels if each not in self.reports)
-            self.reports[label] = _failed(label, distribution, version, error)
+            self.reports[label] = _failed(replace(report, name=label), error)
             return
         try:
-            needed = tuple(getattr(plugin, "LABRECON_CONTRACT", CONTRACT))
-            if needed[0] != CONTRACT[0] or needed > CONTRACT:
-                detail = f"written for contract {needed}, this labrecon has {CONTRACT}"
-                report = PluginReport(name, distribution, version, "incompatible", detail)
-                self.reports[name] = report
-                return
-            self.manager.register(plugin, name=name)
-            self.manager.check_pending()
+            self.reports[name] = self._registered(report, plugin)
         except Exception as error:
             if self.manager.is_registered(plugin):
                 self.manager.unregister(plugin)
-            self.reports[name] = _failed(name, distribution, version, error)
-            return
-        self.reports[name] = PluginReport(name, distribution, version, "ready")
+            self.reports[name] = _failed(report, error)
+
+    def _registered(self, report: PluginReport, plugin: Any) -> PluginReport:
+        stated = getattr(plugin, "LABRECON_CONTRACT", None)
+        needed = CONTRACT if stated is None else tuple(stated)
+        told = "not stated" if stated is None else ".".join(map(str, needed))
+        report = replace(report, contract=told)
+        if needed[0] != CONTRACT[0] or needed > CONTRACT:
+            have = ".".join(map(str, CONTRACT))
+            older = needed < CONTRACT
+            detail = f"written for contract {told}, this labrecon has {have}: install " + (
+                f"a newer {report.distribution}" if older else "a newer labrecon"
+            )
+            return replace(report, status="incompatible", detail=detail)
+        self.manager.register(plugin, name=report.name)
+        self.manager.check_pending()
+        callers = self.manager.get_hookcallers(plugin) or []
+        hooks = tuple(caller.name.removeprefix(f"{GROUP}_") for caller in callers)
+        report = replace(
+            report, hooks=hooks, hardware=tuple(getattr(plugin, "LABRECON_HARDWARE", ()))
+        )
+        for module, package in getattr(plugin, "LABRECON_REQUIRES", {}).items():
+            if importlib.util.find_spec(module) is None:
+                detail = f'needs the package {module!r}: pip install "{package}"'
+                return replace(report, status="incomplete", detail=detail)
+        return report
 
     def names(self, kind: str) -> dict[str, str]:
         """Registered names of a kind (``"solvers"``) and the plugin each comes from.
@@ -201,11 +197,19 @@ class Host:
     def get(self, kind: str, name: str) -> Any:
         """What is registered as ``name``, imported now if it was a dotted path.
 
+        Args:
+            kind: "solvers", "priors", ….
+            name: as registered, or ``plugin:name``.
+
         Raises:
             UnknownNameError: nothing is registered under the name; the nearest is suggested.
             ConflictError: two plugins register it.
         """
         offered = self._collect(kind)
+        owner, _, own = name.partition(":")
+        if owner in self.reports and own:
+            mine = {key: [f for f in found if f[0] == owner] for key, found in offered.items()}
+            offered = {f"{owner}:{key}": found for key, found in mine.items() if found}
         if name not in offered:
             near = difflib.get_close_matches(name, offered, n=1, cutoff=0.5)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -215,13 +219,17 @@ class Host:
         if len(plugins) > 1:
             raise ConflictError(
                 f"the plugins {' and '.join(map(repr, plugins))} both register the {kind[:-1]} "
-                f"{name!r}; uninstall one, or rename it there"
+                f"{name!r}; say {' or '.join(repr(f'{plugin}:{name}') for plugin in plugins)}"
             )
         return resolve(offered[name][0][1])
 
     def offers(self, kind: str, name: str) -> list[Any]:
         """What plugins registered as ``name``, not imported: factories or dotted paths."""
         return [value for _, value in self._collect(kind).get(name, [])]
+
+    def fit_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Tell plugins of a training step: a callback of `labrecon.fit`."""
+        self.call("labrecon_fit_step", step=step, metrics=dict(metrics))
 
     def call(self, event: str, **told: Any) -> list[str]:
         """Tell all plugins of an event; a plugin that fails is reported, not raised."""
@@ -230,7 +238,7 @@ class Host:
             try:
                 accepted = {key: told[key] for key in implementation.argnames}
                 implementation.function(**accepted)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 failures.append(f"{implementation.plugin_name}: {error!r}")
         return failures
 
@@ -241,9 +249,8 @@ class Host:
             plugin = implementation.plugin_name
             try:
                 offered = dict(implementation.function())
-            except Exception as error:
-                known = self.reports[plugin]
-                self.reports[plugin] = _failed(plugin, known.distribution, known.version, error)
+            except (Exception, SystemExit) as error:
+                self.reports[plugin] = _failed(self.reports[plugin], error)
                 continue
             for name, value in offered.items():
                 found.setdefault(name, []).append((plugin, value))
@@ -258,10 +265,65 @@ def resolve(value: Any) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _failed(name: str, distribution: str, version: str, error: BaseException) -> PluginReport:
+def imported_within(load: Callable[[], Any], seconds: float) -> Any:
+    """What ``load`` returns; it runs in a thread, which is left behind if it takes too long.
+
+    Raises:
+        TimeoutError: with where it was at that moment.
+    """
+    answers: list[Any] = []
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            answers.append(load())
+        except BaseException as error:
+            raised.append(error)
+
+    worker = threading.Thread(target=work, daemon=True, name="labrecon plugin import")
+    worker.start()
+    worker.join(seconds)
+    if raised:
+        raise raised[0]
+    if answers:
+        return answers[0]
+    frame = sys._current_frames().get(worker.ident or 0)
+    stack = traceback.extract_stack(frame) if frame else []
+    where = next((f"{f.filename}:{f.lineno}" for f in reversed(stack)), "outside Python")
+    raise TimeoutError(
+        f"its import takes more than {seconds:g} s, at {where}; LABRECON_PLUGIN_TIMEOUT allows more"
+    )
+
+
+def _licence(distribution: importlib.metadata.Distribution | None) -> str:
+    if distribution is None:
+        return ""
+
+    def told(key: str) -> list[str]:
+        return [str(value) for value in distribution.metadata.get_all(key) or ()]
+
+    classified = [c.rpartition(" :: ")[2] for c in told("Classifier") if c.startswith("License")]
+    stated = [*told("License-Expression"), *told("License"), *classified]
+    return stated[0].partition("\n")[0] if stated else ""
+
+
+def _pip_command(module: str, distribution: importlib.metadata.Distribution | None) -> str:
+    """The command that installs what provides a module, as far as the metadata tell."""
+    top = module.partition(".")[0].lower().replace("_", "-")
+    for requirement in (distribution.requires or ()) if distribution else ():
+        package = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+        if package == top or package.startswith(f"{top}-"):
+            extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
+            if extra and distribution:
+                return f'pip install "{distribution.name}[{extra[1]}]"'
+            return f'pip install "{package}"'
+    return f"pip install the package that provides {module!r}"
+
+
+def _failed(report: PluginReport, error: BaseException) -> PluginReport:
     trace = "".join(traceback.format_exception(error))
     detail = f"{type(error).__name__}: {error}"
-    return PluginReport(name, distribution, version, "failed", detail, trace)
+    return replace(report, status="failed", detail=detail, trace=trace)
 
 
 @cache

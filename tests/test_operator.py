@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy.sparse.linalg import svds
 
-from labrecon.operator import Operator
-from labrecon.operators import Diagonal
+from labrecon.bridge import as_scipy
+from labrecon.operator import Operator, call_with
+from labrecon.operators import Convolution, Diagonal
 from labrecon.solver import Problem, solve
 from labrecon.solvers import FISTA
 from labrecon.space import Space
@@ -59,3 +61,22 @@ def test_values_can_be_replaced_again() -> None:
     torch.testing.assert_close(once.at(**{name: two})(x), 2 * x)
     with pytest.raises(KeyError, match="no design or nuisance 'gain'"):
         once.at(gain=two)
+
+
+def test_other_values_of_a_part_used_twice_are_not_kept() -> None:
+    part = gain(2.0)
+    twice = part @ part
+    x = torch.ones(4, dtype=torch.float64)
+    [name] = {n: p for n, p in twice.named_parameters() if p is part.values}
+    other = call_with(twice, "__call__", {name: torch.full_like(part.values, 3.0)}, x)
+    torch.testing.assert_close(other, 9 * x)
+    assert isinstance(part.values, torch.nn.Parameter)
+    torch.testing.assert_close(twice(x), 4 * x)
+
+
+def test_the_norm_of_a_blur_whose_largest_values_are_close() -> None:
+    blur = Convolution(
+        Space((64, 64), torch.float64), torch.ones(5, 5, dtype=torch.float64) / 25, "valid"
+    )
+    largest = float(svds(as_scipy(blur), k=1, return_singular_vectors=False)[0])
+    assert blur.norm() == pytest.approx(largest, rel=5e-4)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -48,8 +51,12 @@ def test_unknown_name_suggests_the_nearest(host):
 def test_conflict_names_both_and_spares_the_rest(host):
     host.add("first", Solvers(mine=print))
     host.add("second", Solvers(mine=repr, other=repr))
-    with pytest.raises(ConflictError, match="'first' and 'second'"):
+    with pytest.raises(ConflictError, match=r"'first' and 'second'.*say 'first:mine' or"):
         host.get("solvers", "mine")
+    assert host.get("solvers", "first:mine") is print
+    assert host.get("solvers", "second:mine") is repr
+    with pytest.raises(UnknownNameError, match=r"'second:mien'.*did you mean 'second:mine'"):
+        host.get("solvers", "second:mien")
     assert host.get("solvers", "other") is repr
     assert host.names("solvers")["mine"] == "first, second"
 
@@ -97,6 +104,9 @@ def test_contract(host):
         host.add(name, SimpleNamespace(LABRECON_CONTRACT=contract))
     statuses = {name: host.reports[name].status for name in ("future", "newer", "old")}
     assert statuses == {"future": "incompatible", "newer": "incompatible", "old": "ready"}
+    assert "install a newer labrecon" in host.reports["future"].detail
+    host.add("ancient", SimpleNamespace(LABRECON_CONTRACT=(0, 9)), "old-lab")
+    assert "install a newer old-lab" in host.reports["ancient"].detail
 
 
 def test_misspelt_hook_is_reported(host):
@@ -151,6 +161,81 @@ def test_entry_points_of_installed_plugins(toy_environment, tmp_path):
         check=True,
     )
     assert done.stdout.startswith("ready 0.1 failed bad-plugin ModuleNotFoundError")
+
+
+def install(site, name, entry, code, metadata="", version="2.0"):
+    """A distribution with one plugin, as pip would leave it on the path."""
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n{metadata}"
+    )
+    (info / "entry_points.txt").write_text(f"[labrecon]\n{entry} = {entry}_module\n")
+    (site / f"{entry}_module.py").write_text(code)
+
+
+def test_broken_plugins_never_take_the_program_down(tmp_path):
+    site = tmp_path / "site"
+    site.mkdir()
+    install(site, "good-lab", "good", "LABRECON_CONTRACT = (1, 0)")
+    install(site, "bad-lab", "raises", "raise RuntimeError('no dongle')")
+    install(site, "exit-lab", "exits", "import sys; sys.exit(3)")
+    install(site, "slow-lab", "hangs", "import time\ntime.sleep(1000)", "License: MIT\n")
+    requires = "Requires-Dist: vendor-sdk>=3; extra == 'gpu'\nLicense-Expression: GPL-3.0\n"
+    install(site, "gpu-lab", "lacks", "import vendor_sdk", requires)
+    install(
+        site,
+        "part-lab",
+        "part",
+        "LABRECON_REQUIRES = {'no_such_module': 'part-lab[all]'}\n"
+        "LABRECON_HARDWARE = ('CUDA GPU', 'a dongle')\nLABRECON_CONTRACT = (1, 0)",
+        "Classifier: License :: OSI Approved :: BSD License\n",
+    )
+    clash = (
+        "from labrecon.plugins import hookimpl\n"
+        "@hookimpl\ndef labrecon_commands():\n    return {'plugins': print}\n"
+        "@hookimpl\ndef labrecon_solvers():\n    raise SystemExit(9)\n"
+    )
+    install(site, "clash-lab", "clash", clash)
+    main = [sys.executable, "-c", "from labrecon.cli import main; main()"]
+    paths = [str(site), str(Path(__file__).parents[1])]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "LABRECON_PLUGIN_TIMEOUT": "1.5",
+    }
+
+    def labrecon(*arguments):
+        return subprocess.run(
+            [*main, *arguments], env=environment, capture_output=True, text=True, timeout=100
+        )
+
+    done = labrecon("plugins")
+    assert done.returncode == 2
+    assert "'builtin' and 'clash' both register the command 'plugins'" in done.stderr
+    assert "say 'builtin:plugins' or 'clash:plugins'" in done.stderr
+    done = labrecon("builtin:plugins", "--json")
+    assert done.returncode == 0, done.stderr
+    told = {report["name"]: report for report in json.loads(done.stdout)["plugins"]}
+    assert told["good"]["status"] == "ready"
+    assert told["raises"]["detail"] == "RuntimeError: no dongle"
+    assert told["exits"]["detail"] == "SystemExit: 3"
+    assert told["hangs"]["status"] == "slow"
+    assert "more than 1.5 s, at" in told["hangs"]["detail"]
+    assert "hangs_module.py:2" in told["hangs"]["detail"]
+    assert told["hangs"]["licence"] == "MIT"
+    assert 'pip install "gpu-lab[gpu]"' in told["lacks"]["detail"]
+    assert told["lacks"]["licence"] == "GPL-3.0"
+    assert told["part"]["status"] == "incomplete"
+    assert 'pip install "part-lab[all]"' in told["part"]["detail"]
+    assert told["part"]["hardware"] == ["CUDA GPU", "a dongle"]
+    assert (told["part"]["licence"], told["part"]["contract"]) == ("BSD License", "1.0")
+    assert told["clash"]["detail"] == "SystemExit: 9"
+    done = labrecon("builtin:plugins", "-v")
+    assert "RuntimeError: no dongle" in done.stdout
+    assert "Traceback" in done.stdout
+    assert "needs CUDA GPU, a dongle" in done.stdout
+    assert labrecon("--help").returncode == 0
 
 
 class Formats:

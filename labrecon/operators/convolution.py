@@ -129,7 +129,7 @@ class Convolution(Operator):
         return self._filter(rhs, 1 / (_power(self._transfer()) + rho))
 
     def norm(self, iterations: int = 60, tolerance: float = 1e-4) -> float:
-        """The largest ``|k̂|`` for periodic boundaries, else by power iteration."""
+        """The largest ``|k̂|`` for periodic boundaries, else by Lanczos' method."""
         if self.boundary == "valid":
             return super().norm(iterations, tolerance)
         return float(self._transfer().detach().abs().max())

@@ -360,7 +360,7 @@ def norm(bench: Bench) -> Iterator[Finding]:
             "norm() is too small: gradient steps would diverge",
             claimed / seen,
             1.0,
-            "mend the override, or delete it: the default is power iteration",
+            "mend the override, or delete it: the default is Lanczos' method",
         )
     elif claimed > 3 * seen:
         yield Finding(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from labrecon.plugins import hookimpl
 
 LABRECON_CONTRACT = (1, 0)
+LABRECON_REQUIRES = {"astra": "labrecon[ct]"}
 
 
 @hookimpl

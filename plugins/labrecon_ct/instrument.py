@@ -44,7 +44,7 @@ class CTInstrument(Instrument):
         )
 
     # Named options, so that a recipe with a typo is refused before anything is read.
-    def operator(  # type: ignore[override]
+    def operator(
         self,
         geometry: Any,
         *,

@@ -1,0 +1,233 @@
+"""Everything that a plugin can add: the hooks, with an example of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pluggy
+
+__all__ = ["EVENTS", "GROUP", "Hooks", "Registry", "hookimpl", "hookspec"]
+
+#: Entry-point group, and name of the plugin manager.
+GROUP = "labrecon"
+
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+Registry = Mapping[str, Any]
+
+
+class Hooks:
+    """The hooks, all of them optional; a plugin module defines those it needs.
+
+    Those that register return ``{name: thing}``. A thing is a class or function, or the dotted path
+    ``"package.module:attribute"`` of one, which costs nothing until it is used. Two plugins that
+    register one name are told apart as ``plugin:name``.
+    """
+
+    @hookspec
+    def labrecon_instruments(self) -> Registry:  # type: ignore[empty-body]
+        """Instruments: subclasses of `labrecon.instrument.Instrument`.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_instruments():
+                return {"spectrometer": "mylab.instrument:Spectrometer"}
+            ```
+        """
+
+    @hookspec
+    def labrecon_operators(self) -> Registry:  # type: ignore[empty-body]
+        """Operators that other plugins may build by name: subclasses of `labrecon.Operator`.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_operators():
+                return {"radon": "mylab.radon:Radon"}
+            ```
+        """
+
+    @hookspec
+    def labrecon_priors(self) -> Registry:  # type: ignore[empty-body]
+        """Priors: called with the options of the recipe's ``[prior]`` table.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_priors():
+                return {"spectra": "mylab.priors:SmoothSpectra"}  # [prior] name = "spectra"
+            ```
+        """
+
+    @hookspec
+    def labrecon_solvers(self) -> Registry:  # type: ignore[empty-body]
+        """Solvers: called with the options of ``[solver]`` and, if they take it, ``prior=``.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_solvers():
+                return {"kaczmarz": "mylab.solvers:Kaczmarz"}  # [solver] name = "kaczmarz"
+            ```
+        """
+
+    @hookspec
+    def labrecon_networks(self) -> Registry:  # type: ignore[empty-body]
+        """Named networks built from a solver, a prior and learnable parameters.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_networks():
+                return {"our-unrolled": "mylab.networks:OurUnrolled"}
+            ```
+        """
+
+    @hookspec
+    def labrecon_learners(self) -> Registry:  # type: ignore[empty-body]
+        """Learners: what `labrecon.fit` trains, subclasses of `labrecon.Learner`.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_learners():
+                return {"dark-field": "mylab.learners:DarkField"}
+            ```
+        """
+
+    @hookspec
+    def labrecon_feasible_sets(self) -> Registry:  # type: ignore[empty-body]
+        """Feasible sets of acquisition parameters: subclasses of `labrecon.design.FeasibleSet`.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_feasible_sets():
+                return {"stage": "mylab.stage:StageLimits"}
+            ```
+        """
+
+    @hookspec
+    def labrecon_readers(self) -> Registry:  # type: ignore[empty-body]
+        """Readers that add a file format to an instrument, called ``instrument/format``.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_readers():
+                return {"ct/our-beamline": "mylab.readers:BeamlineReader"}
+            ```
+        """
+
+    @hookspec
+    def labrecon_writers(self) -> Registry:  # type: ignore[empty-body]
+        """Volume writers: ``writer(path, volume, info, **options)`` returns the path it wrote.
+
+        ``path`` has no suffix; ``info`` holds title, axes, voxel size, unit and provenance.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_writers():
+                return {"nrrd": "mylab.writers:write_nrrd"}  # [output] format = "nrrd"
+            ```
+        """
+
+    @hookspec
+    def labrecon_metrics(self) -> Registry:  # type: ignore[empty-body]
+        """Metrics: ``metric(estimate, truth)`` returns a number.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_metrics():
+                return {"largest_error": lambda x, truth: float((x - truth).abs().max())}
+            ```
+        """
+
+    @hookspec
+    def labrecon_commands(self) -> Registry:  # type: ignore[empty-body]
+        """Commands of the command line: a function that typer can wrap, or a ``typer.Typer``.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_commands():
+                return {"upload": "mylab.commands:upload"}  # labrecon upload …
+            ```
+        """
+
+    @hookspec
+    def labrecon_report_sections(self) -> Registry:  # type: ignore[empty-body]
+        """Sections of the report: ``section(data)`` returns HTML.
+
+        ``data`` is a `labrecon.report.ReportData`: instrument, scan, outcomes, provenance. Escape
+        what comes from a file.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_report_sections():
+                return {"Spectral lines": "mylab.report:lines_found"}
+            ```
+        """
+
+    @hookspec
+    def labrecon_scan_started(self, path: str, recipe: Mapping[str, Any]) -> None:
+        """A scan is about to be read and reconstructed.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_scan_started(path, recipe):
+                logbook.write(f"{path}: {recipe['solver']['name']}")
+            ```
+        """
+
+    @hookspec
+    def labrecon_scan_finished(self, path: str, output: str, summary: Mapping[str, Any]) -> None:
+        """A scan has been reconstructed and written.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_scan_finished(output, summary):
+                archive.copy(output, quality=summary["chi2"])
+            ```
+        """
+
+    @hookspec
+    def labrecon_scan_failed(self, path: str, error: BaseException) -> None:
+        """A scan could not be reconstructed.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_scan_failed(path, error):
+                pager.send(f"{path}: {error}")
+            ```
+        """
+
+    @hookspec
+    def labrecon_fit_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A training step is done.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_fit_step(step, metrics):
+                tracker.log(metrics, step=step)
+            ```
+        """
+
+
+#: Hooks that are told of something, and return nothing.
+EVENTS = (
+    "labrecon_scan_started",
+    "labrecon_scan_finished",
+    "labrecon_scan_failed",
+    "labrecon_fit_step",
+)
