@@ -100,6 +100,7 @@ def labrecon_commands() -> Registry:
         "describe": "labrecon.commands:describe",
         "check": "labrecon.commands:check",
         "new": "labrecon.commands:new",
+        "simulate": "labrecon.commands:simulate",
         "plugins": "labrecon.commands:plugins",
         "demo": "labrecon.commands:demo",
     }

@@ -15,7 +15,7 @@ from labrecon.plugins import PluginReport, host
 if TYPE_CHECKING:
     from labrecon.testing import Outcome
 
-__all__ = ["check", "demo", "describe", "new", "plugins", "recon"]
+__all__ = ["check", "demo", "describe", "new", "plugins", "recon", "simulate"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Debug = Annotated[bool, typer.Option("-v", "--debug", help="Show tracebacks of errors.")]
@@ -168,6 +168,29 @@ def _print_outcome(outcome: Outcome, verbose: bool) -> None:
         typer.echo(f"{label} {finding}")
         if finding.advice and finding.status in ("failed", "warned"):
             typer.echo(f"{'':21}→ {finding.advice}")
+
+
+def simulate(
+    instrument: Annotated[str, typer.Argument(help="Instrument whose reader can write.")],
+    path: Annotated[Path, typer.Argument(help="File to make; its suffix picks the format.")],
+    seed: Annotated[int, typer.Option(help="Of the object and the noise.")] = 0,
+    geometry: Annotated[
+        Path | None, typer.Option(help="JSON of the acquisition [the instrument's example].")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Simulate a scan and write it as the instrument would, to try recipes on."""
+    from labrecon.plan import find_instrument
+    from labrecon.simulate import simulate_file
+
+    found = find_instrument(instrument, host())
+    scan = simulate_file(found, path, host=host(), seed=seed, geometry=geometry, force=force)
+    if as_json:
+        _print_json({"file": str(path), "geometry": scan.geometry})
+    else:
+        typer.echo(f"{path}: data {' × '.join(map(str, scan.data.shape))}")
 
 
 def new(

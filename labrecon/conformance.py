@@ -58,24 +58,18 @@ def check_named(job: Job, watch: Callable[[Outcome], None] | None = None) -> Rep
     """
     from labrecon.testing import Report
 
-    outcomes = []
-    for outcome in _outcomes(job):
-        outcomes.append(outcome)
-        if watch is not None:
-            watch(outcome)
-    return Report(job.name, tuple(outcomes), job.device)
-
-
-def _outcomes(job: Job) -> Iterator[Outcome]:
-    done: tuple[str, ...] = ()
+    outcomes: list[Outcome] = []
+    device = job.device
     while True:
-        worker = _Worker(job, done)
+        worker = _Worker(job, tuple(outcome.check for outcome in outcomes))
         try:
             for outcome in worker.outcomes():
-                done = (*done, outcome.check)
-                yield outcome
+                outcomes.append(outcome)
+                device = worker.device
+                if watch is not None:
+                    watch(outcome)
             if worker.finished:
-                return
+                return Report(job.name, tuple(outcomes), device)
         finally:
             worker.stop()
 
@@ -91,6 +85,7 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.finished = False
+        self.device = job.device
 
     def outcomes(self) -> Iterator[Outcome]:
         """Outcomes until the worker is done, or has to be replaced."""
@@ -119,7 +114,9 @@ class _Worker:
             if kind == "end":
                 self.finished = True
                 return
-            if kind == "start":
+            if kind == "device":
+                self.device = content
+            elif kind == "start":
                 running, allowed = content, self.job.timeout
             else:
                 yield Outcome.read(content)
@@ -161,9 +158,11 @@ def _serve(connection: Connection, job: Job, done: tuple[str, ...]) -> None:
 
     try:
         subject = find_subject(job.name, host())
+        device = pick_device(job.device)
+        connection.send(("device", str(device)))
         bound = checks(
             subject,
-            device=pick_device(job.device),
+            device=device,
             only=job.only,
             skip=job.skip,
             scan=job.scan,

@@ -68,6 +68,8 @@ def describe(name: str, host: Host, instrument: str | None = None) -> Descriptio
     path = Path(name)
     if path.exists():
         return describe_file(path, host, instrument)
+    if ":" in name and name.partition(":")[0] not in host.reports:
+        return _describe_instrument(find_instrument(name, host), f"instrument of {name}")
     known: dict[str, str] = {}
     for kind in _KINDS:
         names = host.names(kind)

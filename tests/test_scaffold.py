@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from labrecon.errors import OutputError, RecipeError
 from labrecon.plugins import CONTRACT, Host
 from labrecon.scaffold import TEMPLATES, create
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -128,3 +132,60 @@ def test_the_command_says_what_comes_next(labrecon_command, toy_environment, tmp
     assert done.returncode == 0, done.stderr
     assert "labrecon check my_lab" in done.stdout
     assert (tmp_path / "here" / "my-lab" / "src" / "my_lab" / "operator.py").exists()
+
+
+@pytest.fixture
+def lab(tmp_path, host):
+    """A generated package on the path of subprocesses, as pip would install it."""
+    create("lab-camera", tmp_path, host=host)
+    source = tmp_path / "lab-camera" / "src"
+    info = source / "lab_camera-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.4\nName: lab-camera\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[labrecon]\nlab_camera = lab_camera\n")
+    (tmp_path / "work").mkdir()
+
+    def run(*arguments):
+        line = [sys.executable, "-c", "from labrecon.cli import main; main()", *arguments]
+        return subprocess.run(
+            line,
+            cwd=tmp_path / "work",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(source), str(ROOT)])},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+
+    return run
+
+
+def test_from_a_new_package_to_a_report(lab, tmp_path):
+    assert lab("simulate", "lab_camera", "scan.h5", "--seed", "3").returncode == 0
+    done = lab("recon", "lab_camera", "scan.h5", "-o", "out", "--json")
+    assert done.returncode == 0, done.stderr
+    assert 0.8 < json.loads(done.stdout)["chi2"] < 1.2
+    assert "lab_camera" in (tmp_path / "work" / "out" / "report.html").read_text()
+
+
+def test_simulate_explains_itself(lab, tmp_path):
+    work = tmp_path / "work"
+    (work / "mine.h5").write_text("work of a year")
+    (work / "wrong.json").write_text('{"hieght": 3}')
+    for arguments, code, message in (
+        (["lab_camera", "mine.h5"], 5, "mine.h5 exists"),
+        (["lab_camera", "scan.tif"], 2, "'lab_camera' writes hdf5 (.h5)"),
+        (["ct", "scan.h5"], 2, "no reader of 'ct' has write"),
+        (["lab_camera", "a.h5", "--geometry", "wrong.json"], 2, "hieght"),
+        (["lab_camera", "a.h5", "--geometry", "none.json"], 2, "none.json can not be read"),
+    ):
+        done = lab("simulate", *arguments)
+        assert done.returncode == code, done.stderr
+        assert message in done.stderr
+    assert (work / "mine.h5").read_text() == "work of a year"
+    (work / "small.json").write_text('{"height": 16, "width": 12}')
+    assert lab("simulate", "lab_camera", "a.h5", "--geometry", "small.json").stdout.split() == [
+        "a.h5:", "data", "3", "×", "16", "×", "12",
+    ]  # fmt: skip
+    assert sorted(path.name for path in work.iterdir()) == [
+        "a.h5", "mine.h5", "small.json", "wrong.json",
+    ]  # fmt: skip

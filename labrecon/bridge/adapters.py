@@ -152,7 +152,8 @@ def as_scipy(operator: Operator) -> LinearOperator:
         >>> from scipy.sparse.linalg import svds
         >>> from labrecon.operators import FiniteDifference
         >>> difference = FiniteDifference(Space((8,), torch.float64))
-        >>> round(float(svds(as_scipy(difference), k=1)[1][0]), 3)
+        >>> _, largest, _ = svds(as_scipy(difference), k=1)
+        >>> round(float(largest.item()), 3)
         1.962
     """
     from scipy.sparse.linalg import LinearOperator

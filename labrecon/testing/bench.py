@@ -51,7 +51,7 @@ def check(name: str, *, instrument: bool = False) -> Callable[[Body], Check]:
     """Make a check of a function; its title is the first line of the docstring."""
 
     def make(body: Body) -> Check:
-        title = (body.__doc__ or "").strip().partition("\n")[0]
+        title = (body.__doc__ or "").strip().partition("\n")[0].replace("`", "")
         return Check(name, title, body, instrument)
 
     return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,3 +120,9 @@ def test_every_check_has_a_name_and_a_question():
     names = [check.name for check in testing.SUITE]
     assert len(set(names)) == len(names) == 27
     assert all(check.title.endswith(".") and "\n" not in check.title for check in testing.SUITE)
+
+
+def test_the_page_lists_every_check():
+    page = (Path(__file__).parents[2] / "docs" / "checks.md").read_text()
+    listed = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
+    assert sorted(set(listed) - {"check"}) == sorted(check.name for check in testing.SUITE)
