@@ -72,6 +72,7 @@ def test_json(labrecon):
     assert finding["value"] < finding["tolerance"]
 
 
+@pytest.mark.slow
 def test_a_crash_and_a_hang_cost_only_themselves(labrecon):
     names = ("build", "adjoint", "graph", "norm", "precision")
     only = [word for name in names for word in ("--only", name)]
@@ -84,12 +85,14 @@ def test_a_crash_and_a_hang_cost_only_themselves(labrecon):
     assert "2 failed, 3 passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_module_that_ends_the_process(labrecon):
     done = labrecon("check", "broken:Dies", DIE="1")
     assert done.returncode == 6
     assert "ended the process with exit code 7" in done.stdout
 
 
+@pytest.mark.slow
 def test_wrong_names(labrecon):
     for arguments, message in (
         (["toyy"], "no instrument is called 'toyy' (did you mean 'toy'?)"),

@@ -364,7 +364,7 @@ def test_interrupt_in_a_comparison(monkeypatch, toy_host, toy_scan, out):
 
 def test_resume_refuses_another_scan(monkeypatch, toy_host, toy_scan, tmp_path, out):
     with monkeypatch.context() as patch:
-        interrupt_at(patch, 150)
+        interrupt_at(patch, 70)
         with pytest.raises(Interrupted):
             reconstruct("toy", toy_scan, out, host=toy_host)
     other = write_toy(tmp_path / "other.toy", seed=1)

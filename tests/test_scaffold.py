@@ -167,6 +167,7 @@ def test_from_a_new_package_to_a_report(lab, tmp_path):
     assert "lab_camera" in (tmp_path / "work" / "out" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_simulate_explains_itself(lab, tmp_path):
     work = tmp_path / "work"
     (work / "mine.h5").write_text("work of a year")

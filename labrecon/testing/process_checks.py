@@ -153,6 +153,8 @@ def memory(bench: Bench) -> Iterator[Finding]:
     calls = 4 * quarter
     # Memory that Python recycles is traced only once it is used again: growth that is real goes on.
     while len(rounds) < 7 and _growth(rounds) >= _LEAK and each * quarter < 3:
+        if len(rounds) == 4 and _growth(rounds) >= 4 * _LEAK:
+            break
         quarter *= 2
         calls += 4 * quarter
         rounds.append(_round(call, quarter, 0))

@@ -25,6 +25,7 @@ def test_every_bundled_operator_passes(case, kind):
     check_operator(lambda: case.make(DTYPES[kind]), skip=("memory", "cost"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(host().names("instruments")))
 def test_every_bundled_instrument_passes(name):
     report = check_instrument(host().get("instruments", name)())

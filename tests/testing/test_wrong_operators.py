@@ -112,7 +112,7 @@ class WrongScale(Good):
         return 2 * super().adjoint(y)
 
 
-@case("adjoint", "unmatched", "normal", advice="it is -1 times the transpose")
+@case("adjoint", "unmatched", "normal", "norm", advice="it is -1 times the transpose")
 class WrongSign(Good):
     def adjoint(self, y):
         return -super().adjoint(y)
