@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from labrecon.bridge.external import External, external
-from labrecon.operator import LinearityError, Operator
+from labrecon.operator import GradientError, LinearityError, Operator
 from labrecon.space import Space
 
 if TYPE_CHECKING:
@@ -60,9 +60,22 @@ def from_scipy(
     for space, size, what in ((domain, columns, "domain"), (range, rows, "range")):
         if space.size != size:
             raise ValueError(f"the operator is {flat.shape}, and the {what} has {space.size}")
+        if space.dtype != dtype and "compute" not in options:
+            raise ValueError(
+                f"the operator computes in {dtype}, and the {what} is {space.dtype}: give "
+                f"Space({space.shape}, {dtype}), or compute={dtype.to_real()} to convert"
+            )
+    adjoint = options.pop("adjoint", None) or _Flat(flat, True, domain.shape)
+    try:
+        flat.rmatvec(np.zeros(rows, flat.dtype)) if isinstance(adjoint, _Flat) else None
+    except (NotImplementedError, TypeError) as error:
+        raise GradientError(
+            "the operator has no adjoint: give it rmatvec, or adjoint=Columns() to make one from "
+            "its matrix"
+        ) from error
     return external(
         _Flat(flat, False, range.shape),
-        _Flat(flat, True, domain.shape),
+        adjoint,
         domain=domain,
         range=range,
         linear=True,
@@ -168,7 +181,8 @@ def as_scipy(operator: Operator) -> LinearOperator:
         )
 
     def apply(method: Any, source: Space, columns: Any) -> Any:
-        rows = np.ascontiguousarray(columns.T).reshape(-1, *source.shape)
+        # A copy: the operator may return its input, and SciPy goes on using its vector.
+        rows = np.array(columns.T, order="C").reshape(-1, *source.shape)
         # SciPy hands over its own precision; the operator has one.
         x = torch.from_numpy(rows).to(source.dtype)
         with torch.no_grad():

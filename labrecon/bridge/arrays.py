@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -48,8 +48,12 @@ class Arrays:
         if self.accepts == "numpy":
             return torch.device("cpu")
         if self.device is not None:
-            return self.device
-        return torch.device("cuda") if self.accepts == "cupy" and not x.is_cuda else x.device
+            return _numbered(self.device)
+        return (
+            _numbered(torch.device("cuda"))
+            if self.accepts == "cupy" and not x.is_cuda
+            else x.device
+        )
 
     def give(self, x: Tensor, place: torch.device, dtype: torch.dtype | None) -> Any:
         """The array for a tensor: contiguous, read-only where the kind knows that, no graph."""
@@ -66,8 +70,14 @@ class Arrays:
             return _cupy().from_dlpack(t)
         return t
 
+    def untouched(self, given: Sequence[Tensor], versions: Sequence[int]) -> None:
+        """Raise `ValueError` if a function changed the tensors that it was given."""
+        changed = any(t._version != v for t, v in zip(given, versions, strict=True))
+        if changed and not self.writable:
+            raise ValueError("it changed its input in place: the input is read-only")
+
     def take(self, call: Callable[[], Any]) -> Tensor:
-        """The tensor for what ``call`` returns; its memory is shared if nobody else holds it.
+        """The tensor for what ``call`` returns: a copy, unless nobody else is seen to hold it.
 
         A library that fills one buffer again and again, or returns its input, would otherwise
         change results that were handed out before.
@@ -79,6 +89,11 @@ class Arrays:
         if self.accepts == "numpy":
             if not isinstance(array, np.ndarray | np.generic):
                 raise TypeError(f"expected a NumPy array, got {_kind(array)}")
+            if isinstance(array, np.ndarray) and type(array) not in (np.ndarray, np.memmap):
+                raise TypeError(
+                    f"expected a plain NumPy array, got {_kind(array)}, whose mask, unit or other "
+                    "meaning would be lost: convert it there"
+                )
             # References: the local name, and the argument of getrefcount.
             alone = sys.getrefcount(array) <= 2
             if not (isinstance(array, np.ndarray) and alone and _own(array)):
@@ -89,16 +104,14 @@ class Arrays:
                 return torch.from_numpy(array)
             except TypeError as error:
                 raise TypeError(f"torch has no dtype for NumPy's {array.dtype}") from error
-        alone = sys.getrefcount(array) <= 2
         if self.accepts == "torch":
             if not isinstance(array, Tensor):
                 raise TypeError(f"expected a torch tensor, got {_kind(array)}")
-            return array.detach() if alone and not array._is_view() else array.detach().clone()
+            # Whose memory a tensor shares can not be seen from it.
+            return array.detach().clone()
         if not hasattr(array, "__dlpack__"):
             raise TypeError(f"expected an array with __dlpack__, got {_kind(array)}")
-        # What a view of another library refers to can not be seen from here.
-        alone = alone and getattr(array, "base", array) is None
-        return torch.from_dlpack(array) if alone else torch.from_dlpack(array).clone()
+        return torch.from_dlpack(array).clone()
 
     @contextmanager
     def stream(self, place: torch.device) -> Iterator[None]:
@@ -114,6 +127,13 @@ class Arrays:
             current = torch.cuda.current_stream(place).cuda_stream
             with cupy.cuda.Device(place.index or 0), cupy.cuda.ExternalStream(current):
                 yield
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """``cuda`` as ``cuda:0``, or whichever is current: one device has one name."""
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _own(array: np.ndarray[Any, Any]) -> bool:

@@ -12,12 +12,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from labrecon.bridge.errors import BridgeError
 from labrecon.bridge.external import External, external
+from labrecon.bridge.model import Columns
 from labrecon.space import Space
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ __all__ = ["CommandError", "Program", "command"]
 
 Array = np.ndarray[Any, Any]
 Format = Literal["npy", "hdf5"]
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(\w+)\}")
 _TAIL = 2000
 
 
@@ -44,7 +45,7 @@ class Program:
         format: "npy" or "hdf5".
         timeout: seconds after which the program and its children are killed.
         environment: variables on top of the present ones.
-        folder: its working directory; by default that of the arrays' files.
+        folder: its working directory; by default that of the caller.
     """
 
     arguments: tuple[str, ...]
@@ -66,11 +67,17 @@ class Program:
                     f"the path of its {needed} file goes"
                 )
         name = self.arguments[0]
-        where = os.fspath(self.folder / name) if self.folder and os.sep in name else name
-        if shutil.which(where) is None:
+        base = Path.cwd() if self.folder is None else self.folder
+        where = os.fspath(base / name) if os.sep in name else name
+        found = shutil.which(where)
+        if found is None:
             raise CommandError(
-                f"there is no program {name!r}: give its full path, or put its folder into PATH"
+                f"there is no program {name!r} in {base if os.sep in name else 'PATH'}: give its "
+                "full path"
             )
+        # Where the program is must not depend on where the calling process goes later.
+        object.__setattr__(self, "arguments", (os.path.abspath(found), *self.arguments[1:]))
+        object.__setattr__(self, "folder", base)
 
     def __call__(self, x: Array, v: Array | None = None, **values: Array) -> Any:
         """Write the arrays, run the program, read what it wrote."""
@@ -97,6 +104,8 @@ class Program:
 
     def _run(self, files: Mapping[str, Path], folder: Path) -> tuple[str, float]:
         def path(match: re.Match[str]) -> str:
+            if match[1] is None:
+                return match[0][0]
             if match[1] not in files:
                 raise CommandError(
                     f"the command {' '.join(self.arguments)!r} speaks of {match[0]}; there are "
@@ -106,31 +115,35 @@ class Program:
 
         line = [_PLACEHOLDER.sub(path, argument) for argument in self.arguments]
         begin = time.perf_counter()
-        with subprocess.Popen(
-            line,
-            cwd=self.folder or folder,
-            env={**os.environ, **dict(self.environment)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        ) as process:
+        # A file, not a pipe: what the program leaves running can not keep a pipe open.
+        with (
+            open(folder / ".said", "w+b") as said,
+            subprocess.Popen(
+                line,
+                cwd=self.folder,
+                env={**os.environ, **dict(self.environment)},
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            ) as process,
+        ):
             try:
-                output, _ = process.communicate(timeout=self.timeout)
+                process.wait(self.timeout)
             except subprocess.TimeoutExpired:
                 _kill(process)
-                output, _ = process.communicate()
                 raise CommandError(
                     f"{self._name} was killed after {self.timeout:g} s (timeout={self.timeout:g})"
-                    f"{_said(output)}"
+                    f"{_said(said)}"
                 ) from None
             except BaseException:
                 _kill(process)
                 raise
+            output = _said(said)
         seconds = time.perf_counter() - begin
         if process.returncode != 0:
-            raise CommandError(f"{self._name} {_ended(process.returncode)}{_said(output)}")
-        return _said(output), seconds
+            raise CommandError(f"{self._name} {_ended(process.returncode)}{output}")
+        return output, seconds
 
     def _read(
         self,
@@ -167,12 +180,12 @@ class Program:
 
     @property
     def _name(self) -> str:
-        return f"the program {self.arguments[0]!r}"
+        return f"the program {Path(self.arguments[0]).name!r}"
 
 
 def command(
     forward: Sequence[str],
-    adjoint: Sequence[str] | None = None,
+    adjoint: Sequence[str] | Columns | None = None,
     vjp: Sequence[str] | None = None,
     *,
     domain: Space,
@@ -181,7 +194,7 @@ def command(
     format: Format = "npy",
     timeout: float = 600.0,
     environment: Mapping[str, str] | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     **options: Any,
 ) -> External:
     """An operator whose map is computed by a program, called once per application.
@@ -190,11 +203,11 @@ def command(
     ``.npy``, each further array has a file of its own: ``{cotangent}`` in a vjp, ``{name}`` for a
     parameter, ``{gradient_name}`` for a parameter's gradient that a vjp writes. As HDF5, they are
     datasets ``input``, ``cotangent``, ``name`` of one file, and the program writes ``output`` (and
-    gradients by name). Nothing is run through a shell.
+    gradients by name). Nothing is run through a shell; ``{{`` and ``}}`` stand for braces.
 
     Args:
         forward: the command line of ``A(x)``.
-        adjoint: that of ``Aᴴ y``.
+        adjoint: that of ``Aᴴ y``; or `Columns`.
         vjp: that of ``J(x)ᴴ v``.
         domain: space of ``x``.
         range: space of ``y``.
@@ -202,7 +215,8 @@ def command(
         format: "npy" or "hdf5".
         timeout: seconds after which a call is killed, with its children.
         environment: variables on top of the present ones.
-        folder: working directory of the program.
+        folder: working directory of the program, by default the present one; a relative path of
+            the program is looked up there, now.
         **options: as of `external`: ``designs``, ``gradient``, ``batched``, ``compute``, ….
 
     Raises:
@@ -213,12 +227,13 @@ def command(
 
     def program(arguments: Sequence[str]) -> Program:
         variables = tuple((environment or {}).items())
-        return Program(tuple(map(str, arguments)), format, timeout, variables, folder)
+        place = None if folder is None else Path(folder)
+        return Program(tuple(map(str, arguments)), format, timeout, variables, place)
 
     name = options.pop("name", Path(str(forward[0])).name)
     return external(
         program(forward),
-        None if adjoint is None else program(adjoint),
+        adjoint if adjoint is None or isinstance(adjoint, Columns) else program(adjoint),
         None if vjp is None else program(vjp),
         domain=domain,
         range=range,
@@ -248,8 +263,9 @@ def _ended(code: int) -> str:
         return f"was killed by signal {-code}"
 
 
-def _said(output: bytes) -> str:
-    text = output.decode(errors="replace").strip()
+def _said(file: IO[bytes]) -> str:
+    file.seek(0)
+    text = file.read().decode(errors="replace").strip()
     return f"; it said:\n{text[-_TAIL:]}" if text else "; it said nothing"
 
 

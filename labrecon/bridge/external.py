@@ -22,6 +22,8 @@ from labrecon.space import Space
 __all__ = ["External", "external"]
 
 Parameter = tuple[Tensor, FeasibleSet | None]
+#: Names of arguments, and of the files of `command`.
+_RESERVED = ("x", "y", "u", "v", "session", "input", "output", "cotangent")
 PolicyName = Literal["adjoint", "vjp", "finite-difference", "surrogate"]
 
 
@@ -160,6 +162,7 @@ def external(
     accepts: Accepts = "numpy",
     gradient: PolicyName | Mapping[str, Policy] | None = None,
     jvp: Function | None = None,
+    steps: Mapping[str, float] | None = None,
     surrogate: Surrogate | None = None,
     designs: Mapping[str, tuple[Tensor, FeasibleSet]] | None = None,
     nuisances: Mapping[str, Parameter] | None = None,
@@ -197,6 +200,8 @@ def external(
             "surrogate" for all; or by name, ``{"x": "adjoint", "angles": FiniteDifference(1e-3)}``.
             By default what was given: adjoint, vjp, surrogate; parameters without any have none.
         jvp: makes second derivatives of a nonlinear model exact in ``v`` and cheaper.
+        steps: steps of the differences that make second derivatives, ``{"x": 1e-9}``, in the unit
+            of each; by default those of `FiniteDifference`.
         surrogate: ``surrogate(x, **parameters)`` in torch, for arrays with any leading batch
             axes: its derivatives stand for the model's.
         designs: acquisition parameters, ``{name: (value, feasible set)}``; handed to every
@@ -237,6 +242,11 @@ def external(
         raise LinearityError(f"{name}: a nonlinear model has no adjoint; give vjp=…")
     parameters: dict[str, Parameter] = {**(designs or {}), **(nuisances or {})}
     _check_parameters(name, parameters, known)
+    policies = _policies(name, gradient, tuple(parameters), known, columns, surrogate)
+    if policies["x"] == "vjp":
+        # What the policy does not name is not used.
+        known.pop("adjoint", None)
+        columns = None
     model = Model(
         name,
         known,
@@ -249,9 +259,10 @@ def external(
         setup=setup,
         columns=columns,
     )
-    policies = _policies(name, gradient, tuple(parameters), known, columns, surrogate)
     transposed = policies["x"] == "adjoint" or policies["x"] == "vjp"
-    bridge = Bridge(model, tuple(parameters), policies, surrogate, linear and transposed)
+    bridge = Bridge(
+        model, tuple(parameters), policies, surrogate, linear and transposed, steps or {}
+    )
     operator = External(bridge, linear, threadsafe)
     for key, (value, feasible) in (designs or {}).items():
         operator.design(key, value, feasible)
@@ -270,8 +281,11 @@ def _check_parameters(
     name: str, parameters: Mapping[str, Parameter], known: Mapping[str, Function]
 ) -> None:
     for key, (value, _) in parameters.items():
-        if key == "x" or not key.isidentifier():
-            raise ValueError(f"{name}: a parameter can not be called {key!r}")
+        if key in _RESERVED or key.startswith("gradient_") or not key.isidentifier():
+            raise ValueError(
+                f"{name}: a parameter can not be called {key!r}; {', '.join(_RESERVED)} and "
+                "gradient_… have a meaning of their own"
+            )
         if not value.is_floating_point():
             raise ValueError(
                 f"{name}: the parameter {key!r} has dtype {value.dtype}, expected real floating "

@@ -7,14 +7,14 @@ derivatives are directional ones, of which the lab may supply ``jvp``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from labrecon.bridge.model import Model
-from labrecon.bridge.policies import SPSA, FiniteDifference, central
+from labrecon.bridge.policies import SPSA, FiniteDifference, slope_along
 from labrecon.operator import GradientError
 
 __all__ = ["Bridge", "adjoint", "forward", "nonlinear"]
@@ -40,12 +40,14 @@ class Bridge:
         policies: Mapping[str, Policy],
         surrogate: Surrogate | None,
         linear: bool,
+        steps: Mapping[str, float],
     ) -> None:
         self.model = model
         self.names = names
         self.policies = dict(policies)
         self.surrogate = surrogate
         self.linear = linear
+        self.steps = dict(steps)
 
     def named(self, values: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """The parameters by name."""
@@ -99,44 +101,98 @@ class Bridge:
         v: Tensor,
         named: dict[str, Tensor],
     ) -> Tensor:
-        precision = self.model.range.real_dtype
-
-        def score(value: Tensor) -> float:
+        def curve(value: Tensor) -> Tensor:
             changed = {"x": x, **named, name: value}
-            y = self.model.forward(changed.pop("x"), changed)
-            return float((v.conj() * y).sum(dtype=v.dtype).real)
+            return self.model.forward(changed.pop("x"), changed)
 
+        precision = self.model.precision
         if name != "x":
-            return policy.gradient(score, named[name], precision)
-        if not x.is_complex():
-            return policy.gradient(score, x, precision)
-        parts = policy.gradient(
-            lambda parts: score(torch.view_as_complex(parts)), torch.view_as_real(x), precision
-        )
-        return torch.view_as_complex(parts)
+            return policy.gradient(curve, v, named[name], precision)
+        # Each element of the batch has a scale of its own.
+        domain, target = self.model.domain, self.model.range
+        flat, weights = x.reshape(-1, *domain.shape), v.reshape(-1, *target.shape)
+        found = []
+        for element, weight in zip(flat, weights, strict=True):
+            if element.is_complex():
+                parts = policy.gradient(
+                    lambda parts: curve(torch.view_as_complex(parts)),
+                    weight,
+                    torch.view_as_real(element.resolve_conj()),
+                    precision,
+                )
+                found.append(torch.view_as_complex(parts))
+            else:
+                found.append(policy.gradient(curve, weight, element, precision))
+        return torch.stack(found).reshape(x.shape) if found else torch.zeros_like(x)
 
     def push(self, x: Tensor, values: tuple[Tensor, ...], along: tuple[Tensor, ...]) -> Tensor:
         """``J u``, the derivative of ``A(x; p)`` along ``u = (u_x, *u_p)``."""
         u, *others = along
-        moved = any(bool(each.any()) for each in others)
-        if not self.model.has("jvp"):
-            return self.along(
-                lambda x, *p: (self.model.forward(x, self.named(p)),), (x, *values), along
-            )[0]
-        y = self.model.jvp(x, u, self.named(values))
-        if not moved:
-            return y
-        drift = self.along(lambda *p: (self.model.forward(x, self.named(p)),), values, others)
-        return y + drift[0]
+        named = self.named(values)
+        if self.model.has("jvp"):
+            y = self.model.jvp(x, u, named)
+        else:
+            [y] = self.along_x(lambda x: (self.model.forward(x, named),), x, u, (True,))
+        for drift in self.along_values(
+            lambda *p: (self.model.forward(x, self.named(p)),), values, tuple(others)
+        ):
+            y = y + drift[0]
+        return y
 
-    def along(self, function: Any, at: Any, direction: Any) -> tuple[Tensor, ...]:
-        """Directional derivatives of something that the model computes exactly."""
-        return central(function, at, direction, self.model.range.real_dtype)
+    def along_x(
+        self,
+        function: Callable[[Tensor], tuple[Tensor, ...]],
+        x: Tensor,
+        u: Tensor,
+        batched: tuple[bool, ...],
+        *,
+        rough: bool = False,
+    ) -> list[Tensor]:
+        """Derivatives along ``u``; each element of the batch with a step of its own.
 
-    def pull_along(
-        self, pull: Any, at: Any, direction: Any, asked: tuple[bool, ...]
-    ) -> tuple[Tensor, ...]:
-        """Directional derivatives of the gradients that are asked for.
+        ``batched`` says which outputs have the batch axes; the others are sums over the batch.
+        """
+        shape = self.model.domain.shape
+        flat, directions = x.reshape(-1, *shape), u.reshape(-1, *shape)
+        step = self.steps.get("x")
+        moved = [
+            slope_along(function, a, b, self.model.precision, step, rough=rough)
+            for a, b in zip(flat, directions, strict=True)
+        ]
+        like = next((found for found in moved if found is not None), None)
+        if like is None:
+            like = function(flat[0]) if len(flat) else function(x)
+        zero = tuple(torch.zeros_like(t) for t in like)
+        each = [zero if found is None else found for found in moved]
+        batch = self.model.domain.batch(x)
+        results = []
+        for i, stacked in enumerate(batched):
+            parts = torch.stack([found[i] for found in each]) if each else zero[i]
+            results.append(parts.reshape(*batch, *like[i].shape) if stacked else parts.sum(0))
+        return results
+
+    def along_values(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        values: tuple[Tensor, ...],
+        along: tuple[Tensor, ...],
+        *,
+        rough: bool = False,
+    ) -> Iterator[tuple[Tensor, ...]]:
+        """Derivatives along each parameter's direction; their sum is the one along all."""
+        for i, (name, value, direction) in enumerate(zip(self.names, values, along, strict=True)):
+
+            def moved(p: Tensor, i: int = i) -> tuple[Tensor, ...]:
+                return function(*values[:i], p, *values[i + 1 :])
+
+            policy = self.policies[name]
+            step = self.steps.get(name, getattr(policy, "step", None))
+            found = slope_along(moved, value, direction, self.model.precision, step, rough=rough)
+            if found is not None:
+                yield found
+
+    def require_smooth(self, asked: tuple[bool, ...]) -> bool:
+        """Whether a gradient that is asked for is itself a difference.
 
         Raises:
             GradientError: one of them is a noisy estimate.
@@ -149,8 +205,7 @@ class Bridge:
                 f"{self.model.name}: SPSA of {', '.join(noisy)} is a noisy estimate and can not "
                 "be differentiated again; take FiniteDifference(), or supply vjp"
             )
-        rough = any(isinstance(policy, FiniteDifference) for policy in policies.values())
-        return central(pull, at, direction, self.model.range.real_dtype, rough=rough)
+        return any(isinstance(policy, FiniteDifference) for policy in policies.values())
 
 
 def forward(bridge: Bridge, x: Tensor, values: tuple[Tensor, ...]) -> Tensor:
@@ -221,18 +276,24 @@ class _ByParameter(torch.autograd.Function):
         gx = gv = None
         gp: list[Tensor | None] = [None] * len(values)
         if ctx.needs_input_grad[2]:
-            [gx] = bridge.along(lambda *p: (model.adjoint(v, bridge.named(p)),), values, along)
+            drifts = bridge.along_values(
+                lambda *p: (model.adjoint(v, bridge.named(p)),), tuple(values), along
+            )
+            gx = sum((drift[0] for drift in drifts), torch.zeros_like(x))
         if ctx.needs_input_grad[3]:
-            [gv] = bridge.along(lambda *p: (model.forward(x, bridge.named(p)),), values, along)
+            drifts = bridge.along_values(
+                lambda *p: (model.forward(x, bridge.named(p)),), tuple(values), along
+            )
+            gv = sum((drift[0] for drift in drifts), torch.zeros_like(v))
         asked = ctx.needs_input_grad[4:]
         if any(asked):
             asked = (False, *asked)
-            found = iter(
-                bridge.pull_along(
-                    lambda *p: tuple(bridge.pull(x, v, p, asked)), values, along, asked
-                )
-            )
-            gp = [next(found) if wish else None for wish in asked[1:]]
+            rough = bridge.require_smooth(asked)
+            gp = list(_zeros(values, asked[1:]))
+            for drift in bridge.along_values(
+                lambda *p: tuple(bridge.pull(x, v, p, asked)), tuple(values), along, rough=rough
+            ):
+                gp = _added(gp, drift)
         return None, None, gx, gv, *gp
 
 
@@ -274,18 +335,63 @@ class _Pull(torch.autograd.Function):
         along = tuple(
             next(given) if w else torch.zeros_like(t) for w, t in zip(ctx.wanted, at, strict=True)
         )
-        gv = bridge.push(x, values, along) if ctx.needs_input_grad[3] else None
+        gv = bridge.push(x, tuple(values), along) if ctx.needs_input_grad[3] else None
         asked = (ctx.needs_input_grad[2], *ctx.needs_input_grad[4:])
         result: list[Tensor | None] = [None] * len(at)
         if any(asked):
+            rough = bridge.require_smooth(asked)
+            result = list(_zeros(at, asked))
             # The Hessian of ⟨v, A⟩ is symmetric: its product is the gradient's change along u.
-            found = iter(
-                bridge.pull_along(
-                    lambda x, *p: tuple(bridge.pull(x, v, p, asked)), at, along, asked
-                )
-            )
-            result = [next(found) if wish else None for wish in asked]
+            for drift in bridge.along_values(
+                lambda *p: tuple(bridge.pull(x, v, p, asked)),
+                tuple(values),
+                along[1:],
+                rough=rough,
+            ):
+                result = _added(result, drift)
+            result = _added(result, _along_image(bridge, x, v, values, along[0], asked, rough))
         return None, None, result[0], gv, *result[1:]
+
+
+def _along_image(
+    bridge: Bridge,
+    x: Tensor,
+    v: Tensor,
+    values: Sequence[Tensor],
+    u: Tensor,
+    asked: tuple[bool, ...],
+    rough: bool,
+) -> tuple[Tensor, ...]:
+    """The change of the gradients along ``u``, element by element of the batch."""
+    domain, target = bridge.model.domain, bridge.model.range
+    flat = [t.reshape(-1, *domain.shape) for t in (x, u)]
+    weights = v.reshape(-1, *target.shape)
+    total: list[Tensor] = []
+    images = []
+    for element, direction, weight in zip(*flat, weights, strict=True):
+
+        def pull(point: Tensor, weight: Tensor = weight) -> tuple[Tensor, ...]:
+            return tuple(bridge.pull(point, weight, tuple(values), asked))
+
+        found = bridge.along_x(pull, element, direction, (True,) * sum(asked), rough=rough)
+        if asked[0]:
+            images.append(found.pop(0))
+        total = [a + b for a, b in zip(total, found, strict=True)] if total else found
+    if not images and not total:
+        return tuple(t for t in _zeros((x, *values), asked) if t is not None)
+    head = (torch.stack(images).reshape(x.shape),) if asked[0] else ()
+    return (*head, *total)
+
+
+def _zeros(at: Sequence[Tensor], asked: Sequence[bool]) -> Iterator[Tensor | None]:
+    for value, wish in zip(at, asked, strict=True):
+        yield torch.zeros_like(value) if wish else None
+
+
+def _added(total: Sequence[Tensor | None], found: Sequence[Tensor]) -> list[Tensor | None]:
+    """The sums; ``found`` has an entry for each that is not None."""
+    given = iter(found)
+    return [None if t is None else t + next(given) for t in total]
 
 
 def _directions(gradients: tuple[Tensor, ...], wanted: Any, at: Any) -> tuple[Tensor, ...]:

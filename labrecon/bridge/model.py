@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ class Columns:
 
     def cost(self, domain: Space, range: Space) -> str:
         """What the matrix costs, in words."""
-        return f"{domain.size} forward calls once, and {self._mib(domain, range):.3g} MiB"
+        calls = domain.size * (2 if domain.dtype.is_complex else 1)
+        return f"{calls} forward calls once, and {self._mib(domain, range):.3g} MiB"
 
     def require(self, domain: Space, range: Space) -> None:
         """Raise `GradientError` if the matrix is too large."""
@@ -56,7 +58,8 @@ class Columns:
 
     @staticmethod
     def _mib(domain: Space, range: Space) -> float:
-        return domain.size * range.size * range.dtype.itemsize / 2**20
+        parts = 2 if domain.dtype.is_complex else 1
+        return parts * domain.size * range.size * range.dtype.itemsize / 2**20
 
 
 class Model:
@@ -102,16 +105,28 @@ class Model:
         self.columns = columns
         self._forget()
 
+    @property
+    def precision(self) -> torch.dtype:
+        """The coarser of the precisions that the spaces have and that the code computes in."""
+        known = [self.range.real_dtype, self.compute or self.range.real_dtype]
+        return max(known, key=lambda dtype: torch.finfo(dtype).eps)
+
     def _forget(self) -> None:
-        self._lock: AbstractContextManager[Any] = (
-            contextlib.nullcontext() if self.threadsafe else threading.RLock()
-        )
-        self._sessions: dict[tuple[int, torch.device], Any] = {}
+        self._process = os.getpid()
+        self._lock = lock_of(self.functions["forward"])
+        self._opening = threading.Lock()
+        self._sessions: dict[torch.device, Any] = {}
         self._matrix: tuple[dict[str, Tensor], Tensor] | None = None
+
+    def _guard(self) -> AbstractContextManager[Any]:
+        if self._process != os.getpid():
+            # A fork: its locks may be held by threads that are not here, its handles by the parent.
+            self._forget()
+        return contextlib.nullcontext() if self.threadsafe else self._lock
 
     def __getstate__(self) -> dict[str, Any]:
         # Locks, handles and contexts belong to one process.
-        own = ("_lock", "_sessions", "_matrix")
+        own = ("_lock", "_opening", "_process", "_sessions", "_matrix")
         return {key: value for key, value in self.__dict__.items() if key not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -129,8 +144,10 @@ class Model:
         if "adjoint" in self.functions:
             return self._each("adjoint", (self.range,), (y,), values, self.domain)
         if self.columns is not None:
-            flat = y.reshape(-1, self.range.size)
-            x = flat @ self._dense(values, y.device).conj()
+            rows = _real(y.reshape(-1, self.range.size)) @ self._dense(values, y.device)
+            x = rows.to(self.domain.real_dtype)
+            if self.domain.dtype.is_complex:
+                x = torch.view_as_complex(x.reshape(-1, self.domain.size, 2))
             return x.reshape(*self.range.batch(y), *self.domain.shape)
         zero = self.domain.zeros(*self.range.batch(y), device=y.device)
         return self.vjp(zero, y, values)[0]
@@ -157,6 +174,8 @@ class Model:
             return result["x"]
 
         gx = self._each("vjp", (self.domain, self.range), (x, v), values, self.domain, one)
+        if not gx.numel():
+            found = {key: torch.zeros_like(value) for key, value in values.items()}
         return gx, found
 
     def jvp(self, x: Tensor, u: Tensor, values: Values) -> Tensor:
@@ -168,16 +187,24 @@ class Model:
         return function in self.functions
 
     def _dense(self, values: Values, device: torch.device) -> Tensor:
+        """The matrix between real and imaginary parts, which may be mapped each in its own way."""
         known = self._matrix
-        if known is not None and all(torch.equal(known[0][k], v) for k, v in values.items()):
-            return known[1].to(device)
+        if (
+            known is not None
+            and known[1].device == device
+            and all(torch.equal(known[0][k].to(v), v) for k, v in values.items())
+        ):
+            return known[1]
         assert self.columns is not None
         self.columns.require(self.domain, self.range)
         begin = time.perf_counter()
         eye = torch.eye(self.domain.size, dtype=self.domain.dtype, device=device)
+        if self.domain.dtype.is_complex:
+            eye = torch.stack((eye, 1j * eye), 1).flatten(0, 1)
         rows = []
         for part in eye.split(64):
-            rows.append(self.forward(part.reshape(-1, *self.domain.shape), values).flatten(1))
+            y = self.forward(part.reshape(-1, *self.domain.shape), values)
+            rows.append(_real(y.flatten(1)))
             if len(rows) == 1:
                 seconds = (time.perf_counter() - begin) * len(eye) / len(part)
                 cost = self.columns.cost(self.domain, self.range)
@@ -201,19 +228,15 @@ class Model:
         batch = spaces[0].batch(inputs[0])
         flat = [t.reshape(-1, *s.shape) for t, s in zip(inputs, spaces, strict=True)]
         place = self.arrays.place(inputs[0])
-        with self._lock, torch.no_grad(), self.arrays.stream(place):
-            given = {k: self._give(v, place) for k, v in values.items()}
+        with self._guard(), torch.no_grad(), self.arrays.stream(place):
             if self.batched:
-                arguments = [self._give(t, place) for t in flat]
                 shape = (len(flat[0]), *target.shape)
-                y = self._call(which, arguments, given, shape, target.dtype, place, one)
+                y = self._call(which, flat, values, shape, target.dtype, place, one)
             else:
-                rows = []
-                for elements in zip(*flat, strict=True):
-                    arguments = [self._give(t, place) for t in elements]
-                    rows.append(
-                        self._call(which, arguments, given, target.shape, target.dtype, place, one)
-                    )
+                rows = [
+                    self._call(which, elements, values, target.shape, target.dtype, place, one)
+                    for elements in zip(*flat, strict=True)
+                ]
                 if not rows:
                     return target.zeros(*batch, device=inputs[0].device)
                 y = rows[0] if len(rows) == 1 else torch.stack(rows)
@@ -222,18 +245,23 @@ class Model:
     def _call(
         self,
         which: str,
-        arguments: list[Any],
-        given: dict[str, Any],
+        inputs: Sequence[Tensor],
+        values: Values,
         shape: tuple[int, ...],
         dtype: torch.dtype,
         place: torch.device,
         one: Callable[[Any], Any],
     ) -> Tensor:
         function = self.functions[which]
+        arguments = [self._give(t, place) for t in inputs]
+        given = {k: self._give(v, place) for k, v in values.items()}
         if self.setup is not None:
             arguments = [self._session(place), *arguments]
+        watched = [*inputs, *values.values()]
+        versions = [t._version for t in watched]
         try:
             y = self.arrays.take(lambda: one(function(*arguments, **given)))
+            self.arrays.untouched(watched, versions)
         except (BridgeError, MemoryError):
             raise
         except Exception as error:
@@ -276,7 +304,41 @@ class Model:
 
     def _session(self, place: torch.device) -> Any:
         assert self.setup is not None
-        key = os.getpid(), place
-        if key not in self._sessions:
-            self._sessions[key] = self.setup(place)
-        return self._sessions[key]
+        with self._opening:
+            if place not in self._sessions:
+                self._sessions[place] = self.setup(place)
+            return self._sessions[place]
+
+
+_LOCKS: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
+_MAKING = threading.Lock()
+
+
+def _forget_locks() -> None:
+    """In a forked child, where those who hold the locks are not."""
+    global _MAKING
+    _MAKING = threading.Lock()
+    _LOCKS.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)
+
+
+def lock_of(function: Function) -> Any:
+    """The lock of a function: operators that call the same code wait for each other."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    owner = getattr(function, "__self__", None)
+    key = id(owner), id(getattr(function, "__func__", function))
+    with _MAKING:
+        lock = _LOCKS.get(key)
+        if lock is None:
+            lock = _LOCKS[key] = threading.RLock()
+        return lock
+
+
+def _real(y: Tensor) -> Tensor:
+    """Rows of real numbers in double precision: real and imaginary part beside each other."""
+    y = y.resolve_conj()
+    return (torch.view_as_real(y).flatten(-2) if y.is_complex() else y).double()

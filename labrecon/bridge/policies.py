@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from labrecon.operator import GradientError
 
-__all__ = ["SPSA", "FiniteDifference", "central", "step_for"]
+__all__ = ["SPSA", "FiniteDifference", "slope_along", "step_for"]
 
-#: A scalar-valued function of one array: its inner product with the cotangent.
-Score = Callable[[Tensor], float]
+#: ``A`` as a function of one of its arguments.
+Curve = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,8 @@ class FiniteDifference:
     """Central differences, one entry after the other: ``2 n`` forward calls per gradient.
 
     Args:
-        step: in the unit of the parameter; by default ``ε^(1/3)`` of its scale.
+        step: in the unit of the parameter; by default ``ε^(1/3)`` of its scale, which is 1 where
+            it is zero: state it there.
         at_most: forward calls that a gradient may cost.
     """
 
@@ -33,16 +33,15 @@ class FiniteDifference:
         """Forward calls per gradient of ``size`` entries."""
         return 2 * size
 
-    def gradient(self, score: Score, value: Tensor, precision: torch.dtype) -> Tensor:
-        """``∂ score / ∂ value`` at ``value``."""
+    def gradient(self, curve: Curve, v: Tensor, value: Tensor, precision: torch.dtype) -> Tensor:
+        """``∂ Re⟨v, curve⟩ / ∂ value`` at ``value``, one entry after the other."""
         self.require(value.numel())
         h = step_for(value, precision, self.step)
         slopes = []
         for i in range(value.numel()):
             e = torch.zeros_like(value).flatten()
             e[i] = h
-            e = e.reshape(value.shape)
-            slopes.append((score(value + e) - score(value - e)) / (2 * h))
+            slopes.append(_slope(curve, v, value, e.reshape(value.shape), h))
         return torch.tensor(slopes, dtype=value.dtype, device=value.device).reshape(value.shape)
 
     def require(self, size: int) -> None:
@@ -63,7 +62,8 @@ class SPSA:
     stochastic optimisation of many parameters, and nothing that needs an exact gradient.
 
     Args:
-        step: in the unit of the parameter; by default ``ε^(1/3)`` of its scale.
+        step: in the unit of the parameter; by default ``ε^(1/3)`` of its scale, see
+            `FiniteDifference`.
         probes: random directions averaged.
         generator: source of the directions; each gradient draws new ones.
     """
@@ -76,18 +76,29 @@ class SPSA:
         """Forward calls per gradient."""
         return 2 * self.probes
 
-    def gradient(self, score: Score, value: Tensor, precision: torch.dtype) -> Tensor:
-        """An estimate of ``∂ score / ∂ value`` at ``value``."""
+    def gradient(self, curve: Curve, v: Tensor, value: Tensor, precision: torch.dtype) -> Tensor:
+        """An estimate of ``∂ Re⟨v, curve⟩ / ∂ value`` at ``value``."""
         h = step_for(value, precision, self.step)
         total = torch.zeros_like(value)
         for _ in range(self.probes):
             coin = torch.rand(value.shape, generator=self.generator) < 0.5
             sign = torch.where(coin, -1.0, 1.0).to(value)
-            total += sign * ((score(value + h * sign) - score(value - h * sign)) / (2 * h))
+            total += sign * _slope(curve, v, value, h * sign, h)
         return total / self.probes
 
     def require(self, size: int) -> None:
         """Any size will do."""
+
+
+def _slope(curve: Curve, v: Tensor, value: Tensor, move: Tensor, h: float) -> float:
+    """``Re⟨v, curve(value + move) − curve(value − move)⟩ / 2h``."""
+    change = curve(value + move) - curve(value - move)
+    # The difference first, and in double: the two sums alone may agree to all their digits.
+    return float((v.conj() * change).sum(dtype=_wide(v)).real) / (2 * h)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.complex128 if x.is_complex() else torch.float64
 
 
 def step_for(
@@ -96,30 +107,36 @@ def step_for(
     """A step of central differences: ``ε^(1/3)`` of the scale of ``value``, or the one given.
 
     ``rough``: of a function that is itself a central difference, with rounding ``ε^(2/3)``.
+
+    Raises:
+        GradientError: the step given is lost in the rounding of ``value``.
     """
+    epsilon = max(torch.finfo(precision).eps, torch.finfo(value.dtype).eps)
     if step is not None:
+        largest = float(value.detach().abs().max()) if value.numel() else 0.0
+        if step < 8 * torch.finfo(value.dtype).eps * largest:
+            raise GradientError(
+                f"the step {step:g} is lost in the rounding of a value of {largest:g} in "
+                f"{value.dtype}: take a larger one, or a parameter in float64"
+            )
         return step
     scale = float(value.detach().abs().double().square().mean().sqrt())
-    epsilon = max(torch.finfo(precision).eps, torch.finfo(value.dtype).eps)
     return epsilon ** (2 / 9 if rough else 1 / 3) * (scale if scale > 0 else 1.0)
 
 
-def central(
-    function: Callable[..., tuple[Tensor, ...]],
-    at: tuple[Tensor, ...],
-    along: tuple[Tensor, ...],
+def slope_along(
+    curve: Callable[[Tensor], tuple[Tensor, ...]],
+    value: Tensor,
+    direction: Tensor,
     precision: torch.dtype,
+    step: float | None = None,
     *,
     rough: bool = False,
-) -> tuple[Tensor, ...]:
-    """Directional derivatives of ``function`` at ``at`` along ``along``: two calls."""
-    h = math.inf
-    for value, u in zip(at, along, strict=True):
-        largest = float(u.detach().abs().max())
-        if largest > 0:
-            h = min(h, step_for(value, precision, rough=rough) / largest)
-    if h == math.inf:
-        return tuple(torch.zeros_like(y) for y in function(*at))
-    plus = function(*(value + h * u for value, u in zip(at, along, strict=True)))
-    minus = function(*(value - h * u for value, u in zip(at, along, strict=True)))
+) -> tuple[Tensor, ...] | None:
+    """Directional derivatives of ``curve`` at ``value``: two calls; None where nothing moves."""
+    largest = float(direction.detach().abs().max()) if direction.numel() else 0.0
+    if largest == 0.0:
+        return None
+    h = step_for(value, precision, step, rough=rough) / largest
+    plus, minus = curve(value + h * direction), curve(value - h * direction)
     return tuple((a - b) / (2 * h) for a, b in zip(plus, minus, strict=True))

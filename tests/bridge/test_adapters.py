@@ -12,8 +12,17 @@ import torch
 from operator_cases import DTYPES, INSTANCES, NAMES, dense
 from torch.autograd import gradcheck, gradgradcheck
 
-from labrecon.bridge import as_scipy, from_deepinv, from_pylops, from_scipy, from_sigpy
+from labrecon.bridge import (
+    Columns,
+    GradientError,
+    as_scipy,
+    from_deepinv,
+    from_pylops,
+    from_scipy,
+    from_sigpy,
+)
 from labrecon.operator import LinearityError, Operator
+from labrecon.operators import Identity
 from labrecon.space import Space
 
 RNG = np.random.RandomState(0)
@@ -107,3 +116,21 @@ def test_scipys_solver_on_labrecons_operator():
     flat = as_scipy(operator)
     found = scipy.sparse.linalg.lsqr(flat, flat @ x, atol=1e-14, btol=1e-14)[0]
     np.testing.assert_allclose(found, x, atol=1e-8)
+
+
+def test_scipys_vector_is_not_shared():
+    flat = as_scipy(Identity(Space((3,), torch.float64)))
+    x = np.ones(3)
+    y = flat.matvec(x)
+    x[:] = 0
+    assert y.all()
+
+
+def test_scipy_operators_that_can_not_be_taken_are_refused_at_once():
+    plain = scipy.sparse.linalg.LinearOperator((3, 3), matvec=lambda x: x, dtype=float)
+    with pytest.raises(GradientError, match="give it rmatvec"):
+        from_scipy(plain)
+    a = from_scipy(plain, adjoint=Columns())
+    torch.testing.assert_close(dense(a.H), torch.eye(3, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"the domain is torch.float32: give Space"):
+        from_scipy(plain, Space((3,)))

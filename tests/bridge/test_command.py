@@ -12,7 +12,7 @@ import pytest
 import torch
 from operator_cases import dense
 
-from labrecon.bridge import BridgeError, CommandError, command
+from labrecon.bridge import BridgeError, Columns, CommandError, command
 from labrecon.space import Space
 
 SPACES = {"domain": Space((4,), torch.float64), "range": Space((3,), torch.float64)}
@@ -195,3 +195,38 @@ def test_environment_and_folder(tmp_path):
     )
     a = failing(code, environment={"LICENCE": "yes"}, folder=tmp_path)
     assert not a(X).any()
+
+
+def test_a_program_beside_the_caller_and_relative_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    program = tmp_path / "copy.sh"
+    program.write_text("#!/bin/sh\ntest -f here.txt && cp $1 $2\n")
+    program.chmod(0o755)
+    (tmp_path / "here.txt").write_text("beside the program")
+    space = Space((4,), torch.float64)
+    a = command(["./copy.sh", "{input}", "{output}"], domain=space, range=space, linear=True)
+    monkeypatch.chdir("/")
+    assert torch.equal(a(X), X)
+    b = command(
+        ["./copy.sh", "{input}", "{output}"], folder=str(tmp_path), domain=space, range=space,
+        linear=True,
+    )  # fmt: skip
+    assert torch.equal(b(X), X)
+
+
+def test_what_a_program_leaves_running_is_not_waited_for(tmp_path):
+    code = (
+        "import subprocess, sys, numpy as np;"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(8)'],"
+        " start_new_session=True); np.save(sys.argv[2], np.zeros(3))"
+    )
+    begin = time.perf_counter()
+    failing(code, timeout=6.0)(X)
+    assert time.perf_counter() - begin < 6
+
+
+def test_braces_and_columns():
+    code = "import sys, numpy as np; d = {{}}; np.save(sys.argv[2], np.load(sys.argv[1])[:3])"
+    line = [sys.executable, "-c", code, "{input}", "{output}"]
+    a = command(line, Columns(), **SPACES, linear=True)
+    torch.testing.assert_close(a.adjoint(a(X)), torch.tensor([1.0, 1, 1, 0]).double())

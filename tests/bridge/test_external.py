@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import logging
+import os
 import pickle
 import sys
 import threading
@@ -322,10 +323,10 @@ def test_what_external_code_returns_is_checked(forward, message):
 
 def test_columns_are_the_adjoint_and_their_cost_is_told(caplog):
     a = external(lambda x: COMPLEX @ x, Columns(), **spaces(COMPLEXES), linear=True)
-    assert "4 forward calls once" in a.cost["x"]
+    assert "8 forward calls once" in a.cost["x"]
     with caplog.at_level(logging.INFO, "labrecon.bridge"):
         torch.testing.assert_close(dense(a.H), torch.from_numpy(COMPLEX.conj().T))
-    assert "adjoint by columns: 4 forward calls" in caplog.text
+    assert "adjoint by columns: 8 forward calls" in caplog.text
     checked_twice(a, random(4, dtype=COMPLEXES))
     large = external(lambda x: x, Columns(at_most=3), **spaces(REALS, 4, 4), linear=True)
     with pytest.raises(GradientError, match="above the limit of 3 calls"):
@@ -631,3 +632,237 @@ def test_parameters_are_designs_and_travel_in_the_state():
     x = random(4).detach()
     assert torch.equal(a(x), b(x))
     assert "t: one call of vjp" in repr(a)
+
+
+# -- what a review found ---------------------------------------------------------------------------
+
+
+def test_torch_results_never_share_a_buffer_or_the_input():
+    buffer = np.zeros(4)
+
+    def detached(x):
+        return x.detach()
+
+    def filled(x):
+        buffer[:] = x.numpy()
+        return torch.from_numpy(buffer)
+
+    for forward in (detached, filled):
+        a = external(forward, **spaces(REALS, 4, 4), linear=True, accepts="torch")
+        x = random(4).detach()
+        before, y = x.clone(), a(x)
+        a(2 * x)
+        assert torch.equal(y, before)
+        y += 1
+        assert torch.equal(x, before)
+
+
+def test_torch_functions_that_change_their_input_are_caught():
+    a = external(
+        lambda x, t: x.mul_(2) * t, **spaces(REALS, 3, 3), linear=False, accepts="torch",
+        nuisances={"t": (T, None)},
+    )  # fmt: skip
+    with pytest.raises(BridgeError, match="changed its input in place"):
+        a(random(3).detach())
+
+
+def test_writable_parameters_are_fresh_for_each_element():
+    def forward(x, t):
+        t *= 2
+        return x * t
+
+    a = external(
+        forward, **spaces(REALS, 3, 3), linear=True, writable=True, nuisances={"t": (T, None)}
+    )
+    x = torch.ones(3, 3, dtype=REALS)
+    torch.testing.assert_close(a(x), 2 * T.expand(3, 3))
+
+
+def test_masked_arrays_are_refused():
+    a = external(lambda x: np.ma.masked_less(x, 0.5), **spaces(REALS, 4, 4), linear=False)
+    with pytest.raises(BridgeError, match=r"plain NumPy array, got numpy\.ma"):
+        a(random(4).detach())
+
+
+def test_differences_have_a_step_for_each_element_of_a_batch():
+    x = torch.tensor([[1e-4], [1e2]], dtype=REALS)
+    options = {**spaces(REALS, 1, 1), "linear": False}
+    cube = external(lambda x: x**3, vjp=lambda x, v: 3 * x**2 * v, **options)
+    torch.testing.assert_close(cube.jvp(x, torch.ones_like(x)), 3 * x**2, rtol=1e-6, atol=0)
+    by_differences = external(lambda x: x**3, gradient="finite-difference", **options)
+    torch.testing.assert_close(
+        by_differences.vjp(x, torch.ones_like(x)), 3 * x**2, rtol=1e-6, atol=0
+    )
+
+
+def test_steps_are_those_that_are_stated():
+    omega = 1e9
+    options = {**spaces(REALS, 1, 1), "linear": False}
+    a = external(
+        lambda x: np.sin(omega * x),
+        vjp=lambda x, v: omega * np.cos(omega * x) * v,
+        steps={"x": 1e-14},
+        **options,
+    )
+    one = torch.ones(1, dtype=REALS)
+    torch.testing.assert_close(a.jvp(0 * one, one), omega * one, rtol=1e-6, atol=0)
+    b = external(
+        lambda x, p: x * np.sin(omega * p),
+        lambda y, p: y * np.sin(omega * p),
+        **{**options, "linear": True},
+        nuisances={"p": (0 * one, None)},
+        gradient={"p": FiniteDifference(step=1e-14)},
+    )
+    x, p = one.clone().requires_grad_(), (0 * one).requires_grad_()
+    (gp,) = torch.autograd.grad(b(x, p=p).sum(), p, create_graph=True)
+    torch.testing.assert_close(gp.detach(), omega * one, rtol=1e-6, atol=0)
+    (mixed,) = torch.autograd.grad(gp.sum(), x)
+    torch.testing.assert_close(mixed, omega * one, rtol=1e-6, atol=0)
+
+
+def test_a_step_that_rounding_swallows_is_refused():
+    p = torch.tensor([100.0, 200.0])
+    a = external(
+        lambda x, p: x * p,
+        lambda y, p: y * p,
+        domain=Space((2,)),
+        range=Space((2,)),
+        linear=True,
+        nuisances={"p": (p, None)},
+        gradient={"p": FiniteDifference(step=1e-6)},
+    )
+    with pytest.raises(GradientError, match="lost in the rounding of a value of 200"):
+        a(torch.ones(2), p=p.clone().requires_grad_()).sum().backward()
+
+
+def test_the_step_fits_the_precision_that_is_computed_in():
+    options = {**spaces(REALS, 1, 1), "linear": False, "compute": torch.float32}
+    a = external(np.sin, gradient="finite-difference", **options)
+    x = torch.tensor([1.0], dtype=REALS)
+    # With the step of float64, 6e-6, rounding of float32 would leave 1 %.
+    torch.testing.assert_close(a.vjp(x, torch.ones_like(x)), torch.cos(x), rtol=2e-4, atol=0)
+
+
+def test_small_changes_of_large_data_are_not_lost_in_their_sum():
+    n = 2**18
+    a = external(
+        lambda x, p: (1000 + x * p).astype(np.float32),
+        domain=Space((n,)),
+        range=Space((n,)),
+        linear=False,
+        nuisances={"p": (torch.ones(1), None)},
+        gradient={"p": FiniteDifference(step=0.5)},
+    )
+    x = torch.rand(n, generator=torch.Generator().manual_seed(0))
+    p = torch.ones(1, requires_grad=True)
+    a(x, p=p).sum().backward()
+    torch.testing.assert_close(p.grad, x.sum()[None], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("dtypes", [(COMPLEXES, REALS), (REALS, COMPLEXES), (COMPLEXES, COMPLEXES)])
+def test_columns_of_maps_that_are_linear_over_the_reals(dtypes):
+    forward = {
+        (COMPLEXES, REALS): lambda x: x.real + 2 * x.imag,
+        (REALS, COMPLEXES): lambda x: (1 + 2j) * x,
+        (COMPLEXES, COMPLEXES): np.conj,
+    }[dtypes]
+    a = external(
+        forward, Columns(), domain=Space((3,), dtypes[0]), range=Space((3,), dtypes[1]), linear=True
+    )
+    assert gradcheck(a, random(3, dtype=dtypes[0]))
+    x, y = random(3, dtype=dtypes[0]).detach(), random(3, dtype=dtypes[1], seed=1).detach()
+    left = (a(x).conj() * y).sum().real
+    right = (x.conj() * a.adjoint(y)).sum().real
+    torch.testing.assert_close(left, right)
+
+
+def test_the_policy_decides_even_where_there_is_an_adjoint():
+    a = external(
+        lambda x: 2 * x, lambda y: 2 * y, lambda x, v: 3 * v,
+        **spaces(REALS, 4, 4), linear=True, gradient="vjp",
+    )  # fmt: skip
+    y = random(4).detach()
+    torch.testing.assert_close(a.adjoint(y), 3 * y)
+
+
+def test_reserved_names_are_refused():
+    for name in ("x", "v", "input", "gradient_t"):
+        with pytest.raises(ValueError, match="have a meaning of their own"):
+            external(np.abs, **spaces(REALS), linear=False, nuisances={name: (T, None)})
+
+
+def test_the_lock_is_that_of_the_function():
+    inside, most = 0, 0
+
+    def forward(x):
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        threading.Event().wait(0.02)
+        inside -= 1
+        return x + 0
+
+    options = {**spaces(REALS, 4, 4), "linear": True}
+    a = external(forward, **options)
+    models = [a, copy.deepcopy(a), external(forward, **options)]
+    x = random(4).detach()
+    threads = [threading.Thread(target=model, args=(x,)) for model in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def test_sessions_are_opened_once_for_all_threads():
+    Session.made = 0
+    a = external(
+        doubled, doubled, **spaces(REALS, 4, 4), linear=True, setup=Session, threadsafe=True
+    )
+    x = random(4).detach()
+    threads = [threading.Thread(target=a, args=(x,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Session.made == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_a_lock_of_the_parent():
+    entered, leave = threading.Event(), threading.Event()
+
+    def forward(x):
+        if threading.current_thread() is not threading.main_thread():
+            entered.set()
+            leave.wait(20)
+        return x + 0
+
+    a = external(forward, **spaces(REALS, 4, 4), linear=True)
+    x = random(4).detach()
+    worker = threading.Thread(target=a, args=(x,), daemon=True)
+    worker.start()
+    entered.wait(20)
+    child = os.fork()
+    if child == 0:
+        a(x)
+        os._exit(0)
+    for _ in range(200):
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            break
+        leave.wait(0.05)
+    else:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        status = -1
+    leave.set()
+    assert status == 0
+
+
+def test_an_empty_batch_has_zero_gradients():
+    a = nonlinear(vjp=sines_vjp)
+    x, t = torch.zeros(0, 4, dtype=REALS), T.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(a(x, t=t).sum(), t)
+    assert torch.equal(gradient, torch.zeros(3, dtype=REALS))
