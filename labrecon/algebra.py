@@ -151,6 +151,7 @@ class At(_Wrapper):
         super().__init__(operator.domain, operator.range, operator)
         self.operator = operator
         self.values = dict(values)
+        self._fixed = tuple(self.values)
 
     def at(self, **values: Tensor) -> Operator:
         """The same operator with these values in place of its own of the same name."""

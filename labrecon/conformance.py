@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -81,7 +83,8 @@ class _Worker:
         self.job = job
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, job, done), daemon=True)
+        # Not a daemon: those can not have children, which an operator may want.
+        self.process = context.Process(target=_serve, args=(theirs, job, done))
         self.process.start()
         theirs.close()
         self.finished = False
@@ -92,17 +95,13 @@ class _Worker:
         from labrecon.testing import Finding, Outcome
 
         running: tuple[str, str] = ("build", "The operator can be built from its geometry.")
-        allowed = STARTING
+        allowed = max(STARTING, self.job.timeout)
         while True:
             begin = time.perf_counter()
             message = self._receive(allowed)
             if message is None:
                 seconds = time.perf_counter() - begin
-                verdict = self._fate(seconds)
-                advice = (
-                    "a hanging or crashing library; make example() smaller if it is only slow, or "
-                    "allow more with --timeout"
-                )
+                verdict, advice = self._fate(seconds)
                 finding = Finding("failed", verdict, advice=advice)
                 yield Outcome(*running, (finding,), round(seconds, 3))
                 # Without an operator there is nothing to go on with.
@@ -130,31 +129,57 @@ class _Worker:
             return None
         return received
 
-    def _fate(self, seconds: float) -> str:
+    def _fate(self, seconds: float) -> tuple[str, str]:
+        """What became of the process, and what to do."""
         self.process.join(1.0)
         code = self.process.exitcode
         if code is None:
-            return f"takes more than {seconds:.3g} s"
+            return f"takes more than {seconds:.3g} s", (
+                "make example() smaller if it is only slow, or allow more with --timeout; a "
+                "library that waits for a licence or a device hangs here"
+            )
         if code < 0:
-            return f"crashed the process: {signal.Signals(-code).name}"
-        return f"ended the process with exit code {code}"
+            return f"crashed the process: {signal.Signals(-code).name}", (
+                "compiled code wrote or read beyond an array, or was called with wrong argument "
+                "types: check sizes, dtypes and ctypes argtypes"
+            )
+        return f"ended the process with exit code {code}", "look for exit() and os._exit()"
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """End the process and the programs that it started, whatever they do."""
+        for pid in [*_descendants(self.process.pid or 0)]:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
         self.process.kill()
         self.process.join()
         self.connection.close()
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """Processes that a process started, theirs included; on Linux, where it can be looked up."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    waiting = list(children.get(pid, ()))
+    while waiting:
+        each = waiting.pop()
+        waiting += children.get(each, ())
+        yield each
 
 
 def _serve(connection: Connection, job: Job, done: tuple[str, ...]) -> None:
     """Run in the worker: the checks that are not done yet."""
     # Ctrl-C reaches the parent, which ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What a library prints must not get into the JSON.
+    os.dup2(2, 1)
     from labrecon.plan import find_subject
     from labrecon.plugins import host
     from labrecon.stages import pick_device
     from labrecon.testing import Check, checks
-    from labrecon.testing.runner import run_one
+    from labrecon.testing.runner import run_one, where
 
     try:
         subject = find_subject(job.name, host())
@@ -167,9 +192,14 @@ def _serve(connection: Connection, job: Job, done: tuple[str, ...]) -> None:
             skip=job.skip,
             scan=job.scan,
             seed=job.seed,
+            spawn=True,
         )
     except (LabreconError, ValueError) as error:
         connection.send(("error", str(error)))
+        return
+    except Exception as error:
+        told = f"{job.name}: {type(error).__name__}: {error} (at {where(error)})"
+        connection.send(("error", told))
         return
     for each in bound:
         known: Check = each.check

@@ -179,7 +179,8 @@ class PoissonGaussian(Noise):
         mean = clean + self.background.to(clean.dtype)
         if not bool((mean >= 0).all()):
             raise NoiseError("Poisson noise needs non-negative mean counts (no NaN)")
-        counts = torch.poisson(mean.detach(), generator=generator)
+        where = generator.device if generator is not None else mean.device
+        counts = torch.poisson(mean.detach().to(where), generator=generator).to(mean.device)
         if mean.requires_grad:
             safe = mean.clamp_min(torch.finfo(mean.dtype).tiny)
             epsilon = (counts - safe.detach()) / safe.detach().sqrt()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import math
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -62,17 +64,69 @@ def linear_function(x: Tensor, apply: Map, transpose: Map) -> Tensor:
         >>> torch.autograd.grad(y.sum(), x)[0]
         tensor([1., 3.])
     """
-    result: Tensor = _Linear.apply(x, apply, transpose)  # type: ignore[no-untyped-call]
+    result: Tensor = _Linear.apply(x, _bound(apply), _bound(transpose))  # type: ignore[no-untyped-call]
     return result
 
 
-def _checksum(tensor: Tensor) -> tuple[float, float]:
-    """Two numbers that change when the content does."""
+class _Replaced(threading.local):
+    """The values that `call_with` has put into operators, innermost last."""
+
+    def __init__(self) -> None:
+        self.stack: tuple[tuple[Operator, Mapping[str, Tensor]], ...] = ()
+
+
+_replaced = _Replaced()
+
+
+def _bound(function: Map) -> Map:
+    """A function that finds the values of now when it is called later, in a backward pass."""
+    stack = _replaced.stack
+    if not stack or isinstance(function, _Bound):
+        return function
+    return _Bound(function, stack)
+
+
+class _Bound:
+    def __init__(
+        self, function: Map, stack: tuple[tuple[Operator, Mapping[str, Tensor]], ...]
+    ) -> None:
+        self.function = function
+        self.stack = stack
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if _replaced.stack is self.stack:
+            return self.function(x)
+        apply = self.function
+        for operator, values in reversed(self.stack):
+            detached = {name: value.detach() for name, value in values.items()}
+            apply = functools.partial(_within, operator, detached, apply)
+        return apply(x)
+
+
+def _within(operator: Operator, values: Mapping[str, Tensor], function: Map, x: Tensor) -> Tensor:
+    result: Tensor = call_with(operator, "_apply_function", values, function, x)
+    return result
+
+
+def _fingerprint(tensor: Tensor) -> tuple[Any, ...]:
+    """Numbers that change when the content does, sparse indices included."""
     t = tensor.detach()
-    t = t if t.layout == torch.strided else t.coalesce().values() if t.is_sparse else t.values()
-    t = (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).flatten().double()
-    ramp = torch.linspace(1, 2, len(t), dtype=t.dtype, device=t.device)
-    return float(t.sum()), float(torch.dot(ramp, t))
+    parts: tuple[Tensor, ...]
+    if t.layout == torch.sparse_csr:
+        parts = (t.crow_indices(), t.col_indices(), t.values())
+    elif t.is_sparse:
+        t = t.coalesce()
+        parts = (t.indices(), t.values())
+    else:
+        parts = (t,)
+    return tuple(_projection(part) for part in parts)
+
+
+def _projection(t: Tensor) -> tuple[float, float]:
+    """The sum, and the inner product with a fixed vector that has no symmetry."""
+    flat = (torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).flatten().double()
+    steps = torch.arange(len(flat), dtype=torch.float64, device=flat.device)
+    return float(flat.sum()), float(torch.dot(torch.sin(steps * steps + 0.7 * steps + 1), flat))
 
 
 class Operator(nn.Module):
@@ -103,6 +157,7 @@ class Operator(nn.Module):
     linear: bool = True
     adjoint_mismatch: float = 0.0
     threadsafe: bool = False
+    _fixed: tuple[str, ...] = ()
     _checked: ClassVar[tuple[str, ...]] = ("adjoint",)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -227,10 +282,11 @@ class Operator(nn.Module):
         """A first estimate of ``x``: ``α Aᴴ y`` with the ``α`` that fits ``y`` best."""
         if not self.linear:
             return self.domain.zeros(*self.range.batch(y), device=y.device)
-        x = self.adjoint(y)
-        z = self(x)
+        # Each brought to size one: squares of 1e-20 are 0 in single precision.
+        x, _ = _of_size_one(self.adjoint(y), self.domain.ndim)
+        z, size = _of_size_one(self(x), self.range.ndim)
         power = squared_norm(z, self.range.ndim)
-        scale = inner(z, y, self.range.ndim).real / torch.where(power > 0, power, 1.0)
+        scale = inner(z, y, self.range.ndim).real / torch.where(power > 0, power, 1.0) / size
         return per_element(scale, self.domain.ndim).to(x.dtype) * x
 
     def norm(self, iterations: int = 60, tolerance: float = 1e-3) -> float:
@@ -245,7 +301,7 @@ class Operator(nn.Module):
         loose = [tensor for part in parts for tensor in part._loose()]
         tensors = [*self.parameters(), *self.buffers(), *loose]
         # By content: versions do not tell of changes through ``.data``.
-        key = tuple(_checksum(t) for t in tensors)
+        key = tuple(_fingerprint(t) for t in tensors)
         if self._norm is not None and self._norm[0] == key:
             return self._norm[1]
         device = tensors[0].device if tensors else None
@@ -285,6 +341,10 @@ class Operator(nn.Module):
             state = cg_step(apply, state, self.domain.ndim)
         return state.x
 
+    def _apply_function(self, function: Map, x: Tensor) -> Tensor:
+        """``function(x)``, with whatever `call_with` has replaced."""
+        return function(x)
+
     # -- designs and nuisances -----------------------------------------------------------------
 
     def design(self, name: str, value: Tensor, feasible: FeasibleSet) -> nn.Parameter:
@@ -312,22 +372,28 @@ class Operator(nn.Module):
     @property
     def designs(self) -> Mapping[str, FeasibleSet]:
         """Learnable acquisition parameters of this operator and its parts, by dotted name."""
-        return {
-            f"{prefix}.{name}".lstrip("."): feasible
-            for prefix, part in self.named_modules()
-            if isinstance(part, Operator)
-            for name, feasible in part._designs.items()
-        }
+        return self._named(lambda part: part._designs)
 
     @property
     def nuisances(self) -> Mapping[str, FeasibleSet | None]:
         """Calibration unknowns of this operator and its parts, by dotted name."""
-        return {
-            f"{prefix}.{name}".lstrip("."): feasible
-            for prefix, part in self.named_modules()
-            if isinstance(part, Operator)
-            for name, feasible in part._nuisances.items()
+        return self._named(lambda part: part._nuisances)
+
+    def _named(self, registered: Callable[[Operator], Mapping[str, Any]]) -> dict[str, Any]:
+        """What the parts register, by dotted name, without what `at` has fixed to a value."""
+        parts = [(p, part) for p, part in self.named_modules() if isinstance(part, Operator)]
+        fixed = {
+            f"{prefix}.operator.{name}".lstrip(".")
+            for prefix, part in parts
+            if prefix  # of this operator itself, `at` may give other values
+            for name in part._fixed
         }
+        named = {
+            f"{prefix}.{name}".lstrip("."): feasible
+            for prefix, part in parts
+            for name, feasible in registered(part).items()
+        }
+        return {name: feasible for name, feasible in named.items() if name not in fixed}
 
     def learn(self, *names: str) -> list[nn.Parameter]:
         """Turn gradients on for the named designs or nuisances and return their tensors."""
@@ -399,14 +465,28 @@ def _check_range(adjoint: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return checked
 
 
+def _of_size_one(x: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
+    """Each element divided by its largest modulus, and that; 1 where it is zero."""
+    size = x.detach().abs().flatten(x.ndim - ndim).amax(-1)
+    size = torch.where(size > 0, size, 1.0)
+    return x / per_element(size, ndim), size
+
+
 def call_with(
     operator: Operator, method: str, values: Mapping[str, Tensor], *args: Any, **options: Any
 ) -> Any:
     """Call ``operator.method(*args)`` with some of its parameters replaced by ``values``."""
     replaced = {f"operator.{place}": value for place, value in _everywhere(operator, values)}
-    # Not by torch's own tying: where one operator is part of another twice, it would put the
-    # value there for good.
-    return functional_call(_Method(operator, method), replaced, args, options, tie_weights=False)
+    before = _replaced.stack
+    _replaced.stack = (*before, (operator, dict(values)))
+    try:
+        # Not by torch's own tying: where one operator is part of another twice, it would put the
+        # value there for good.
+        return functional_call(
+            _Method(operator, method), replaced, args, options, tie_weights=False
+        )
+    finally:
+        _replaced.stack = before
 
 
 def _everywhere(operator: Operator, values: Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor]]:
@@ -417,8 +497,8 @@ def _everywhere(operator: Operator, values: Mapping[str, Tensor]) -> Iterable[tu
         # Within another such call it is a plain tensor, which get_parameter refuses.
         new[id(getattr(operator.get_submodule(prefix), key))] = value
     for prefix, module in operator.named_modules():
-        for key, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in new:
+        for key, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) in new:
                 yield f"{prefix}.{key}".lstrip("."), new[id(parameter)]
 
 
@@ -446,7 +526,13 @@ def largest_eigenvalue(apply: Map, x: Tensor, iterations: int, tolerance: float)
         w = apply(q)
         diagonal.append(float(inner(q, w, q.ndim).real))
         w = w - diagonal[-1] * q - (beside[-1] if beside else 0.0) * before
-        size = float(torch.linalg.vector_norm(w))
+        # Squares of 1e-20 are 0 in single precision, those of 1e20 are infinite.
+        largest = float(w.abs().max())
+        if not math.isfinite(largest) or not math.isfinite(diagonal[-1]):
+            raise ArithmeticError(
+                "the norm overflows: AᴴA x is not finite. Scale the operator, or compute in float64"
+            )
+        size = largest * float(torch.linalg.vector_norm(w / largest)) if largest > 0 else 0.0
         n = len(diagonal)
         matrix = torch.zeros(n, n, dtype=torch.float64)
         matrix.diagonal().copy_(torch.tensor(diagonal))

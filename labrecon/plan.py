@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,9 +88,12 @@ def _from_path(name: str) -> Any:
     sys.path.append(here)
     try:
         return resolve(name)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
+    except Exception as error:
+        # A module of the lab's: it can raise whatever it likes.
+        frames = traceback.extract_tb(error.__traceback__)
+        at = f" at {frames[-1].filename}:{frames[-1].lineno}" if len(frames) > 1 else ""
         raise RecipeError(
-            f"{name} can not be loaded ({type(error).__name__}: {error}); expected "
+            f"{name} can not be loaded ({type(error).__name__}: {error}{at}); expected "
             f"'module:Class' of a module that is installed, or in {here}"
         ) from error
     finally:
@@ -277,8 +281,14 @@ def get(host: Host, kind: str, name: str, where: str) -> Any:
         return host.get(kind, name)
     except (UnknownNameError, ConflictError) as error:
         raise RecipeError(f"{where}: {error}") from error
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise RecipeError(
-            f"{where}: the {kind[:-1]} {name!r} needs a package that is not installed or does "
-            f"not load ({error}); `labrecon plugins` shows which plugin it comes from"
+            f"{where}: the {kind[:-1]} {name!r} needs a package that is not installed ({error}); "
+            "`labrecon plugins` shows which plugin it comes from"
+        ) from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        raise RecipeError(
+            f"{where}: the {kind[:-1]} {name!r} can not be loaded: {type(error).__name__}: {error} "
+            f"(at {frames[-1].filename}:{frames[-1].lineno})"
         ) from error

@@ -163,6 +163,10 @@ class Host:
 
     def _registered(self, report: PluginReport, plugin: Any) -> PluginReport:
         stated = getattr(plugin, "LABRECON_CONTRACT", None)
+        if stated is not None and not _is_version(stated):
+            raise ValueError(
+                f"LABRECON_CONTRACT is {stated!r}, expected two whole numbers: {CONTRACT}"
+            )
         needed = CONTRACT if stated is None else tuple(stated)
         told = "not stated" if stated is None else ".".join(map(str, needed))
         report = replace(report, contract=told)
@@ -181,7 +185,7 @@ class Host:
             report, hooks=hooks, hardware=tuple(getattr(plugin, "LABRECON_HARDWARE", ()))
         )
         for module, package in getattr(plugin, "LABRECON_REQUIRES", {}).items():
-            if importlib.util.find_spec(module) is None:
+            if not _is_there(module):
                 detail = f'needs the package {module!r}: pip install "{package}"'
                 return replace(report, status="incomplete", detail=detail)
         return report
@@ -249,6 +253,9 @@ class Host:
             plugin = implementation.plugin_name
             try:
                 offered = dict(implementation.function())
+                wrong = [name for name in offered if not isinstance(name, str)]
+                if wrong:
+                    raise TypeError(f"labrecon_{kind} returned the name {wrong[0]!r}, no text")
             except (Exception, SystemExit) as error:
                 self.reports[plugin] = _failed(self.reports[plugin], error)
                 continue
@@ -262,7 +269,24 @@ def resolve(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     module, _, attribute = value.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"{value!r} is no dotted path: expected 'module:attribute'")
     return getattr(importlib.import_module(module), attribute)
+
+
+def _is_version(value: Any) -> bool:
+    return (
+        isinstance(value, tuple | list)
+        and len(value) == len(CONTRACT)
+        and all(isinstance(number, int) for number in value)
+    )
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent of it is missing
+        return False
 
 
 def imported_within(load: Callable[[], Any], seconds: float) -> Any:

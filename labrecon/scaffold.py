@@ -24,6 +24,9 @@ __all__ = ["TEMPLATES", "create", "find_template"]
 _HERE = Path(__file__).parent / "templates"
 #: The bundled templates: each on top of "common".
 TEMPLATES = ("torch", "external")
+#: Classes that the bundled templates define or import.
+_OWN = ("Camera", "Geometry", "Hdf5Reader", "ExposureCsv", "Instrument", "Operator", "Gaussian",
+        "Noise", "Scan", "Space", "Box", "Tensor")  # fmt: skip
 
 
 def create(
@@ -53,13 +56,19 @@ def create(
     """
     package = name.replace("-", "_")
     _require_free(name, package, host)
+    for what, text in (("title", title), ("author", author)):
+        if re.search(r"[\"\\\n\r{}]", text):
+            raise RecipeError(f"the {what} {text!r} can not hold quotes, backslashes or lines")
     words = [word for word in package.split("_") if word]
     sources = find_template(template)
+    class_name = "".join(word.capitalize() for word in words)
+    if keyword.iskeyword(class_name) or class_name in _OWN:
+        class_name += "Instrument"
     values = {
         "name": name,
         "distribution": name,
         "package": package,
-        "class": "".join(word.capitalize() for word in words),
+        "class": class_name,
         "title": title or " ".join([words[0].capitalize(), *words[1:]]),
         "author": author or f"The {name} developers",
         "year": datetime.date.today().year,

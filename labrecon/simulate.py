@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from labrecon.errors import OutputError, RecipeError
-from labrecon.instrument import Instrument, Scan
+from labrecon.instrument import Instrument, ReaderError, Scan
 from labrecon.plugins import Host
 from labrecon.stages import readers_of
 
@@ -45,16 +46,36 @@ def simulate_file(
     if path.exists() and not force:
         raise OutputError(f"{path} exists; name another file, or use --force to replace it")
     scan = instrument.simulate(known, torch.Generator().manual_seed(seed))
-    partial = path.with_name(f".{secrets.token_hex(4)}{path.suffix}")
+    # A folder, since a format may have side files, which carry the file's own name.
+    folder = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer.write(scan, partial)
-        partial.replace(path)
+        folder.mkdir(parents=True)
+        writer.write(scan, folder / path.name)
+        _require_readable(writer, folder / path.name)
+        files = sorted(folder.iterdir())
+        taken = [file.name for file in files if (path.parent / file.name).exists()]
+        if taken and not force:
+            raise OutputError(f"{path.parent / taken[0]} exists; name another file, or use --force")
+        for file in files:
+            file.replace(path.parent / file.name)
     except OSError as error:
         raise OutputError(f"{path} can not be written: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
     return scan
+
+
+def _require_readable(reader: Any, path: Path) -> None:
+    """Raise unless the reader reads what it has just written."""
+    try:
+        if not reader.matches(path):
+            raise ReaderError("it does not recognise it")
+        reader.read(path)
+    except Exception as error:
+        raise OutputError(
+            f"{type(reader).__name__} can not read what it wrote: {type(error).__name__}: {error}; "
+            "`labrecon check` shows more"
+        ) from error
 
 
 def _writer(instrument: Instrument, path: Path, host: Host) -> Any:
@@ -66,7 +87,8 @@ def _writer(instrument: Instrument, path: Path, host: Host) -> Any:
             "simulate; `labrecon demo` simulates in memory"
         )
     for reader in writers.values():
-        if getattr(reader, "suffix", None) == path.suffix:
+        suffix = getattr(reader, "suffix", "")
+        if suffix and path.name.endswith(suffix):
             return reader
     told = ", ".join(f"{name} ({getattr(r, 'suffix', 'any')})" for name, r in writers.items())
     raise RecipeError(f"{path.name}: {instrument.name!r} writes {told}")

@@ -106,7 +106,7 @@ def inner(a: Tensor, b: Tensor, ndim: int) -> Tensor:
 def squared_norm(a: Tensor, ndim: int) -> Tensor:
     """``Σ |a|²`` over the last ``ndim`` axes: one real number per batch element."""
     return (
-        torch.view_as_real(a).square().flatten(a.ndim - ndim).sum(-1)
+        torch.view_as_real(a.resolve_conj()).square().flatten(a.ndim - ndim).sum(-1)
         if a.is_complex()
         else (a.square().flatten(a.ndim - ndim).sum(-1))
     )

@@ -66,8 +66,8 @@ def test_json(labrecon):
     done = labrecon("check", "toy", "--json", "--only", "adjoint", "--only", "noise")
     told = json.loads(done.stdout)
     assert (told["passed"], told["subject"]) == (True, "toy")
-    assert [check["check"] for check in told["checks"]] == ["adjoint", "noise"]
-    finding = told["checks"][0]["findings"][0]
+    assert [check["check"] for check in told["checks"]] == ["build", "adjoint", "noise"]
+    finding = told["checks"][1]["findings"][0]
     assert finding["status"] == "passed"
     assert finding["value"] < finding["tolerance"]
 
@@ -111,3 +111,25 @@ def test_the_list_of_checks(labrecon):
     assert done.returncode == 0
     assert "second derivative" in done.stdout
     assert len(done.stdout.splitlines()) == 27
+
+
+def test_what_a_module_raises_is_told_with_its_place(labrecon, tmp_path):
+    (tmp_path / "raises.py").write_text("import math\n\nmath.sqrt(-1)\n")
+    done = labrecon("check", "raises:Lab")
+    assert done.returncode == 2
+    assert "ValueError: math domain error at" in done.stderr
+    assert "raises.py:3" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_json_is_all_that_is_printed(labrecon, tmp_path):
+    (tmp_path / "chatty.py").write_text(
+        "from labrecon import Operator, Space\n"
+        "class Chatty(Operator):\n"
+        "    def __init__(self): super().__init__(Space((4,)), Space((4,)))\n"
+        "    def forward(self, x):\n"
+        "        print('hello')\n"
+        "        return 2 * x\n"
+    )
+    done = labrecon("check", "chatty:Chatty", "--json", "--only", "adjoint")
+    assert json.loads(done.stdout)["passed"]

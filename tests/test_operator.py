@@ -7,8 +7,8 @@ import torch
 from scipy.sparse.linalg import svds
 
 from labrecon.bridge import as_scipy
-from labrecon.operator import Operator, call_with
-from labrecon.operators import Convolution, Diagonal
+from labrecon.operator import Operator, call_with, linear_function
+from labrecon.operators import Convolution, Diagonal, Identity
 from labrecon.solver import Problem, solve
 from labrecon.solvers import FISTA
 from labrecon.space import Space
@@ -80,3 +80,89 @@ def test_the_norm_of_a_blur_whose_largest_values_are_close() -> None:
     )
     largest = float(svds(as_scipy(blur), k=1, return_singular_vectors=False)[0])
     assert blur.norm() == pytest.approx(largest, rel=5e-4)
+
+
+class Foreign(Operator):
+    """A gain that autograd sees through `linear_function` only, read when it is needed."""
+
+    def __init__(self) -> None:
+        super().__init__(SPACE, SPACE)
+        self.nuisance("g", torch.tensor(2.0, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear_function(x, self.times, self.times)
+
+    def times(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.g
+
+
+def test_gradients_at_other_values_are_those_at_other_values() -> None:
+    operator = Foreign()
+    x = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    there = operator.at(g=torch.tensor(5.0, dtype=torch.float64))
+    (g,) = torch.autograd.grad(there(x).sum(), x)
+    torch.testing.assert_close(g, torch.full_like(x, 5.0))
+    v = torch.ones(4, dtype=torch.float64, requires_grad=True)
+    (again,) = torch.autograd.grad(there(x), x, v, create_graph=True)
+    (second,) = torch.autograd.grad(again.sum(), v)
+    torch.testing.assert_close(second, torch.full_like(x, 5.0))
+    torch.testing.assert_close(operator(x), 2 * x)
+
+
+def test_the_norm_sees_a_change_that_keeps_sum_and_moment() -> None:
+    weights = torch.tensor([1.0, 10.0, 10.0, 1.0], dtype=torch.float64)
+    mask = gain()
+    operator = Diagonal(SPACE, weights) @ mask
+    mask.values.data = torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64)
+    assert operator.norm() == pytest.approx(1)
+    mask.values.data = torch.tensor([0.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    assert operator.norm() == pytest.approx(10)
+
+
+def test_what_is_fixed_can_not_be_learned_around() -> None:
+    operator = Foreign()
+    value = torch.tensor(5.0, dtype=torch.float64)
+    there = Identity(SPACE) @ operator.at(g=value)
+    assert not there.nuisances
+    with pytest.raises(KeyError, match=r"no design or nuisance 'inner.operator.g'"):
+        there.at(**{"inner.operator.g": value})
+    assert list(operator.at(g=value).nuisances) == ["operator.g"]
+
+
+def test_one_parameter_under_two_names_is_replaced_under_both() -> None:
+    class Twice(Foreign):
+        def __init__(self) -> None:
+            super().__init__()
+            self.same = self.g
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.g * self.same
+
+    x = torch.ones(4, dtype=torch.float64)
+    three = torch.tensor(3.0, dtype=torch.float64)
+    torch.testing.assert_close(Twice().at(g=three)(x), 9 * x)
+
+
+class Scale(Operator):
+    """A gain with nothing but defaults."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(Space((100,)), Space((100,)))
+        self.register_buffer("scale", scale * torch.linspace(0.5, 1, 100))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.scale * x
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e-12, 1e-9, 1.0, 1e9, 1e15])
+def test_norm_and_first_estimate_in_any_unit(scale: float) -> None:
+    operator = Scale(scale)
+    assert operator.norm() == pytest.approx(scale, rel=1e-3)
+    y = operator(torch.ones(100))
+    start = operator.initial(y)
+    assert float(((operator(start) - y) / scale).norm()) < 0.5 * float((y / scale).norm())
+
+
+def test_a_norm_that_overflows_says_so() -> None:
+    with pytest.raises(ArithmeticError, match="the norm overflows"):
+        Scale(1e30).norm()

@@ -273,3 +273,21 @@ def test_reader_and_writer_of_a_plugin(host, tmp_path):
     stored = torch.load(tmp_path / "out" / "volume.pt")
     assert torch.equal(stored["volume"], result.volume)
     assert (stored["note"], stored["unit"]) == ("hello", "1/mm")
+
+
+def test_statements_of_a_plugin_are_checked(host):
+    host.add("words", SimpleNamespace(LABRECON_CONTRACT="1.0"))
+    assert "expected two whole numbers: (1, 0)" in host.reports["words"].detail
+    host.add("deep", SimpleNamespace(LABRECON_REQUIRES={"no_such.part": "no-such"}))
+    assert (
+        host.reports["deep"].detail == "needs the package 'no_such.part': pip install \"no-such\""
+    )
+    numbers = Solvers()
+    numbers.offered = {1: print}
+    host.add("numbers", numbers)
+    with pytest.raises(UnknownNameError, match="did you mean 'fista'"):
+        host.get("solvers", "fitsa")
+    assert "returned the name 1, no text" in host.reports["numbers"].detail
+    host.add("pathless", Solvers(json="json"))
+    with pytest.raises(ValueError, match="expected 'module:attribute'"):
+        host.get("solvers", "json")

@@ -190,3 +190,14 @@ def test_simulate_explains_itself(lab, tmp_path):
     assert sorted(path.name for path in work.iterdir()) == [
         "a.h5", "mine.h5", "small.json", "wrong.json",
     ]  # fmt: skip
+
+
+def test_what_would_break_the_files_is_refused(tmp_path, host):
+    for options in ({"title": 'My "best"'}, {"author": "O\\Neil"}, {"title": "two\nlines"}):
+        with pytest.raises(RecipeError, match="can not hold quotes"):
+            create("lab", tmp_path, host=host, **options)
+    for name in ("none", "camera"):
+        create(name, tmp_path, host=host)
+        text = (tmp_path / name / "src" / name / "instrument.py").read_text()
+        compile(text, name, "exec")
+        assert f"class {name.capitalize()}Instrument(" in text

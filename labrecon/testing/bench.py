@@ -69,6 +69,9 @@ class Bench:
         seed: of all probes.
         scan: a file that the instrument should read.
         calls: how often the check of memory calls the operator.
+        points: ``points(n, generator)`` gives inputs ``(n, *domain.shape)`` of an operator that is
+            not defined for white noise.
+        spawn: whether pickling is tried in another process, too, which takes some seconds.
     """
 
     make: Callable[[], Operator]
@@ -78,6 +81,8 @@ class Bench:
     seed: int = 0
     scan: Path | None = None
     calls: int = 200
+    points: Callable[[int, torch.Generator], Tensor] | None = None
+    spawn: bool = False
 
     @cached_property
     def operator(self) -> Operator:
@@ -123,10 +128,13 @@ class Bench:
 
     def point(self, *batch: int, stream: int = 3) -> Tensor:
         """Where derivatives are taken: sample objects if there are any, else white noise."""
-        if self.instrument is None:
-            return self.random_x(*batch, stream=stream)
         n = max(1, int(torch.Size(batch).numel()))
-        x = self.instrument.objects(self.geometry, n, self.generator(stream)).to(self.device)
+        if self.points is not None:
+            x = self.points(n, self.generator(stream)).to(self.device)
+        elif self.instrument is not None:
+            x = self.instrument.objects(self.geometry, n, self.generator(stream)).to(self.device)
+        else:
+            return self.random_x(*batch, stream=stream)
         return x.reshape(*batch, *self.operator.domain.shape)
 
     def smooth(self, stream: int = 10) -> Tensor:
@@ -169,7 +177,23 @@ class Bench:
     @property
     def exact(self) -> float:
         """Relative error up to which two computations of one thing are equal."""
-        return 300 * self.epsilon
+        return min(300 * self.epsilon, 1e-2)
+
+    @cached_property
+    def unmatched(self) -> str:
+        """What to say where an adjoint that is not the transpose explains a failure."""
+        operator = self.operator
+        if not operator.linear:
+            return ""
+        x, y = self.random_x(stream=18), self.random_y(stream=19)
+        with torch.no_grad():
+            ax = operator(x).to(torch.complex128)
+            gap = torch.vdot(ax.flatten(), y.to(ax).flatten()) - torch.vdot(
+                x.to(ax).flatten(), operator.adjoint(y).to(ax).flatten()
+            )
+        size = float(ax.abs().square().sum().sqrt())
+        matched = abs(float(gap.real)) <= 1e-3 * size
+        return "" if matched else "the adjoint is not matched: see the check adjoint first"
 
     @property
     def is_complex(self) -> bool:

@@ -17,7 +17,8 @@ def build(bench: Bench) -> Iterator[Finding]:
         yield Finding(
             "failed",
             f"this is a {type(operator).__name__}, not an operator",
-            advice="return an instance of labrecon.Operator (labrecon.bridge.external makes one)",
+            advice="return an instance of labrecon.Operator; labrecon.bridge makes one (external, "
+            "from_scipy, from_sigpy, from_pylops, from_deepinv)",
         )
         return
     kind = "linear" if operator.linear else "nonlinear"

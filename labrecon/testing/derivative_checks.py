@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from labrecon.operator import GradientError, Operator
+from labrecon.operator import GradientError, Map, Operator
 from labrecon.testing.bench import Bench, check
 from labrecon.testing.finding import Finding
 
 #: Relative error up to which a gradient serves an optimiser.
-USEFUL = 5e-2
-_STEPS = (1e-1, 3e-2, 1e-2, 1e-3, 1e-4, 1e-5)
+USEFUL = 0.1
 
 
 @check("graph")
@@ -86,6 +86,20 @@ def gradient(bench: Bench) -> Iterator[Finding]:
             return operator.at(**{name: p})(x)
 
         yield _compare(bench, moved, value, about, bench.residuals())
+        elsewhere = operator.at(**{name: _elsewhere(bench, name, value)})
+        yield _compare(bench, elsewhere, bench.point(), f"x at another {name}")
+
+
+def _elsewhere(bench: Bench, name: str, value: Tensor) -> Tensor:
+    """Another value of a parameter, one that the hardware can have."""
+    scale = float(value.abs().max()) or 1.0
+    noise = torch.randn(value.shape, generator=bench.generator(45)).to(value)
+    other = value + 0.1 * scale * noise.abs()
+    feasible = {**bench.operator.designs, **bench.operator.nuisances}[name]
+    try:
+        return other if feasible is None else feasible.project(other)
+    except (ValueError, RuntimeError):
+        return value
 
 
 def _image_gradient(bench: Bench, operator: Operator) -> Iterator[Finding]:
@@ -100,7 +114,7 @@ def _image_gradient(bench: Bench, operator: Operator) -> Iterator[Finding]:
 
 def _compare(
     bench: Bench,
-    function: Callable[[Tensor], Tensor],
+    function: Map,
     value: Tensor,
     about: str,
     functionals: list[Tensor] | None = None,
@@ -111,70 +125,179 @@ def _compare(
     if not y.requires_grad:
         return Finding("failed", "detached: the gradient is zero", 1.0, about=about,
                        advice="see the check graph")  # fmt: skip
-    directions, slopes = [], []
     if functionals is None:
         functionals = [_like(y, bench.generator(30 + i)) for i in range(3)]
-    for stream, w in enumerate(functionals):
-        u = _like(value, bench.generator(20 + stream))
+    gradients = []
+    for w in functionals:
         (g,) = torch.autograd.grad(y, free, w, retain_graph=True, allow_unused=True)
-        g = torch.zeros_like(free) if g is None else g
-        directions.append(u)
-        slopes.append(_product(g, u))
-    slope = torch.tensor(slopes, dtype=torch.float64)
-    scale = float(value.detach().abs().double().square().mean().sqrt()) or 1.0
-    error, difference, noise = _best(
-        function, value, directions, functionals, slope, scale, bench.epsilon
-    )
-    return _judged(bench, about, slope, difference, error, noise)
+        gradients.append(torch.zeros_like(free) if g is None else g)
+    parts = 1 if about == "x" else 6
+    return _judged(bench, about, _trials(bench, function, value, functionals, gradients, parts))
 
 
-def _best(
-    function: Callable[[Tensor], Tensor],
+@dataclass(frozen=True)
+class _Trial:
+    """The derivative along a direction, by autograd and by differences.
+
+    Attributes:
+        slope: by autograd, for each functional.
+        difference: by the step that agrees best; None where the model is not finite beside it.
+        error: relative to the larger of the two.
+        noise: share of rounding in the difference.
+    """
+
+    slope: Tensor
+    difference: Tensor | None
+    error: float = 0.0
+    noise: float = float("inf")
+
+
+def _trials(
+    bench: Bench,
+    function: Map,
     value: Tensor,
-    directions: list[Tensor],
+    functionals: list[Tensor],
+    gradients: list[Tensor],
+    parts: int,
+) -> list[_Trial]:
+    trials = []
+    for candidates in _directions(value, parts, bench.generator(20)):
+        for u in candidates:
+            slope = torch.tensor([_product(g, u) for g in gradients], dtype=torch.float64)
+            trial = _try(function, value, u, functionals, slope, bench.epsilon)
+            if trial.difference is not None:
+                break
+        trials.append(trial)
+    return trials
+
+
+def _directions(
+    value: Tensor, parts: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, ...]]:
+    """Directions that cover the entries in parts, each of the scale of its entries.
+
+    One wrong entry would hide behind the others in a direction that has them all. A second
+    direction, which moves no zero and changes no sign, is for models that end there.
+    """
+    n = value.numel()
+    overall = float(value.abs().double().square().mean().sqrt()) or 1.0
+    for indices in torch.arange(n).chunk(min(parts, n)):
+        noise = torch.zeros(n, dtype=value.dtype)
+        noise[indices] = torch.randn(len(indices), dtype=value.dtype, generator=generator)
+        noise = noise.reshape(value.shape).to(value.device)
+        mine = value.flatten()[indices.to(value.device)]
+        scale = float(mine.abs().double().square().mean().sqrt()) or overall
+        yield scale * noise, value * noise, value.abs() * noise.abs() + scale * (noise != 0)
+
+
+def _try(
+    function: Map,
+    value: Tensor,
+    u: Tensor,
     functionals: list[Tensor],
     slope: Tensor,
-    scale: float,
     epsilon: float,
-) -> tuple[float, Tensor, float]:
-    """The smallest error over several steps: a wrong gradient is right at none of them."""
-    best = 0.0 if not bool(slope.any()) else float("inf"), torch.zeros_like(slope), float("inf")
-    for step in _STEPS:
-        h = step * scale
-        found, rounding = [], []
-        for u, w in zip(directions, functionals, strict=True):
-            with torch.no_grad():
-                plus, minus = function(value + h * u), function(value - h * u)
-            found.append(_product(w, plus - minus) / (2 * h))
-            size = torch.linalg.vector_norm(plus.double() if not plus.is_complex() else plus)
-            rounding.append(float(size) * epsilon / h)
-        difference = torch.tensor(found, dtype=torch.float64)
-        size = max(
-            float(torch.linalg.vector_norm(difference)), float(torch.linalg.vector_norm(slope))
-        )
-        if size == 0:
+) -> _Trial:
+    """The best of several steps around the one that changes the result visibly."""
+    t = _visible(function, value, u, epsilon)
+    if t is None:
+        return _Trial(slope, None)
+    best = _Trial(slope, None, float("inf"))
+    for step in (3 * t, t, t / 3, t / 10, t / 100, t / 1000):
+        change, size = _change(function, value, u, step)
+        if change is None:
             continue
-        error = float(torch.linalg.vector_norm(slope - difference)) / size
-        noise = max(rounding) / size
+        difference = torch.tensor([_product(w, change) for w in functionals], dtype=torch.float64)
+        larger = float(max(difference.norm(), slope.norm()))
+        weight = max(float(torch.linalg.vector_norm(w).double()) for w in functionals)
+        rounding = size * epsilon * weight / step / _root(functionals[0])
+        if larger == 0:
+            best = best if best.difference is not None else _Trial(slope, difference)
+            continue
+        trial = _Trial(
+            slope, difference, float((slope - difference).norm()) / larger, rounding / larger
+        )
         # Where the gradient is zero, the step that sees most tells whether it should be.
-        better = noise < best[2] if not bool(slope.any()) else error < best[0]
-        if better:
-            best = error, difference, noise
+        better = trial.noise < best.noise if not bool(slope.any()) else trial.error < best.error
+        if best.difference is None or better:
+            best = trial
     return best
 
 
-def _judged(
-    bench: Bench, about: str, slope: Tensor, difference: Tensor, error: float, noise: float
-) -> Finding:
+def _root(w: Tensor) -> float:
+    """Rounding errors add up at random: by the root of their number."""
+    return max(1.0, w.numel() ** 0.5)
+
+
+def _visible(function: Map, value: Tensor, u: Tensor, epsilon: float) -> float | None:
+    """A step along ``u`` that changes the result by a thousandth to a tenth, if there is one."""
+    with torch.no_grad():
+        base = _wide(function(value))
+    size = float(base.norm())
+    low, high = max(1e-4, 300 * epsilon), 0.1
+    t, tried = 1e-2, set[float]()
+    found = None
+    while 1e-18 <= t <= 1e9 and t not in tried:
+        tried.add(t)
+        with torch.no_grad():
+            moved = _wide(function(value + t * u))
+        change = float((moved - base).norm()) / (size or 1.0)
+        if change != change or change == float("inf") or change > high:
+            found = t / 100 if found is None else found
+            t = float(f"{t / 10:.0e}")
+        elif change < low:
+            found = t if change > 0 or found is None else found
+            t = float(f"{t * 10:.0e}")
+        else:
+            return t
+    if found is not None:
+        derivative, _ = _change(function, value, u, found)
+        return found if derivative is not None else None
+    return None
+
+
+def _change(function: Map, value: Tensor, u: Tensor, t: float) -> tuple[Tensor | None, float]:
+    """``∂f/∂u`` by a central difference, or by one to either side where the other is not finite."""
+    with torch.no_grad():
+        plus, minus = function(value + t * u), function(value - t * u)
+        size = float(_wide(plus).norm())
+        central = (_wide(plus) - _wide(minus)) / (2 * t)
+        if bool(torch.isfinite(central.abs()).all()):
+            return central, size
+        for sign in (1.0, -1.0):
+            at, one, two = (_wide(function(value + sign * k * t * u)) for k in (0.0, 1.0, 2.0))
+            aside = sign * (4 * one - 3 * at - two) / (2 * t)
+            if bool(torch.isfinite(aside.abs()).all()):
+                return aside, float(at.norm())
+    return None, 0.0
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.detach().to(torch.complex128 if x.is_complex() else torch.float64)
+
+
+def _judged(bench: Bench, about: str, trials: list[_Trial]) -> Finding:
+    """The verdict on the worst direction."""
     # A second-order difference in half of the digits.
     tolerance = max(1e-6, 30 * bench.epsilon ** (2 / 3))
-    if float(slope.abs().max()) == 0.0 and noise > 0.1:
+    seen = [trial for trial in trials if trial.difference is not None]
+    if not seen:
+        return Finding(
+            "warned",
+            "can not be judged: the model is not finite beside this point",
+            about=about,
+            advice="give objects() and example() away from where the model ends",
+        )
+    felt = [t for t in seen if t.noise < 0.1 or bool(t.slope.any())]
+    if not felt:
         return Finding(
             "warned",
             "has no effect on the data here",
             about=about,
             advice="is it used in forward? Otherwise its value in example() is a special one",
         )
+    worst = max(felt, key=lambda trial: trial.error)
+    error, slope = worst.error, worst.slope
     if error <= tolerance:
         return Finding("passed", "equals finite differences", error, tolerance, about=about)
     if error <= USEFUL:
@@ -185,23 +308,39 @@ def _judged(
             USEFUL,
             about=about,
         )
-    if float(slope.abs().max()) == 0.0:
-        told = "the gradient is zero, and the data do depend on it"
-        advice = (
+    if worst.noise > 0.3 * error:
+        return Finding(
+            "warned",
+            "can not be judged: the effect is lost in rounding",
+            error,
+            USEFUL,
+            "choose units in which values are near 1, or float64",
+            about,
+        )
+    told, advice = _explained(bench, about, slope, worst.difference)
+    return Finding("failed", told, error, USEFUL, advice, about)
+
+
+def _explained(
+    bench: Bench, about: str, slope: Tensor, difference: Tensor | None
+) -> tuple[str, str]:
+    assert difference is not None
+    if not bool(slope.any()):
+        return "the gradient is zero, and the data do depend on it", (
             "something on its way is detached or piecewise constant (round, argmax, long(), "
             "indexing by value); interpolate instead, or give a policy to labrecon.bridge.external"
         )
-    else:
-        factor = float((slope @ difference) / (difference @ difference).clamp_min(1e-300))
-        off = float(torch.linalg.vector_norm(slope - factor * difference))
-        same = off < 1e-2 * float(torch.linalg.vector_norm(slope))
-        told = "the gradient is wrong"
-        advice = "compare with torch.autograd.gradcheck on a small case"
-        if about == "x" and bench.operator.linear:
-            advice = "the gradient of a linear map is its adjoint: see the check adjoint"
-        elif same:
-            advice = f"it is {factor:.2g} times the true one: a scale or sign is in one place only"
-    return Finding("failed", told, error, USEFUL, advice, about)
+    if about == "x" and bench.operator.linear:
+        return "the gradient is wrong", (
+            "the gradient of a linear map is its adjoint: see the check adjoint"
+        )
+    factor = float((slope @ difference) / (difference @ difference).clamp_min(1e-300))
+    off = float((slope - factor * difference).norm())
+    if len(slope) > 1 and off < 1e-2 * float(slope.norm()):
+        return "the gradient is wrong", (
+            f"it is {factor:.2g} times the true one: a scale or sign is in one place only"
+        )
+    return "the gradient is wrong", "compare with torch.autograd.gradcheck on a small case"
 
 
 @check("second derivative")
@@ -215,7 +354,8 @@ def second_derivative(bench: Bench) -> Iterator[Finding]:
     def image_gradient(x: Tensor, at: Operator, create: bool) -> Tensor:
         free = x if x.requires_grad else x.clone().requires_grad_()
         y = at(free) - measured
-        loss = 0.5 * (torch.view_as_real(y) if y.is_complex() else y).square().sum()
+        parts = torch.view_as_real(y.resolve_conj()) if y.is_complex() else y
+        loss = 0.5 * parts.square().sum()
         (g,) = torch.autograd.grad(loss, free, create_graph=create)
         return g
 
@@ -269,16 +409,12 @@ def _twice(
         told = f"can not be differentiated twice: {raised}"
         yield Finding("failed", told, advice=advice, about=about)
         return
-    along = _like(value, bench.generator(41))
-    slope = torch.tensor([_product(found, along)], dtype=torch.float64)
-    scale = float(value.detach().abs().double().square().mean().sqrt()) or 1.0
 
     def detached(p: Tensor) -> Tensor:
         with torch.enable_grad():
             return gradient(p.detach().requires_grad_()).detach()
 
-    error, difference, noise = _best(detached, value, [along], [u], slope, scale, bench.epsilon)
-    yield _judged(bench, about, slope, difference, error, noise)
+    yield _judged(bench, about, _trials(bench, detached, value, [u], [found], 1))
 
 
 def _like(value: Tensor, generator: torch.Generator) -> Tensor:
@@ -289,5 +425,5 @@ def _like(value: Tensor, generator: torch.Generator) -> Tensor:
 def _product(a: Tensor, b: Tensor) -> float:
     a, b = a.detach(), b.detach()
     if a.is_complex():
-        a, b = torch.view_as_real(a), torch.view_as_real(b)
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
     return float((a.double() * b.double()).sum())

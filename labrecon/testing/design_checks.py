@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -34,9 +35,12 @@ def check_set(
 ) -> Finding:
     """What is wrong with a feasible set, judged around a value of its parameter."""
     set_name = type(feasible).__name__
-    tolerance = 1e-4 if value.dtype == torch.float32 else 1e-7
-    scale = max(float(value.double().abs().max()), 1e-6)
-    tolerance *= max(scale, 1.0)
+    scale = float(value.double().abs().max())
+    if scale == 0:
+        with contextlib.suppress(InfeasibleError, RuntimeError, TypeError, IndexError):
+            scale = float(feasible.project(torch.ones_like(value)).double().abs().max())
+    scale = scale or 1.0
+    tolerance = scale * (1e-5 if value.dtype == torch.float32 else 1e-7)
 
     def failed(verdict: str, number: float | None, advice: str) -> Finding:
         return Finding("failed", f"{set_name}: {verdict}", number, tolerance, advice, about)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from labrecon.instrument import Instrument
 from labrecon.operator import Operator
@@ -17,6 +18,7 @@ from labrecon.testing.runner import SLOW, BoundCheck, run_all, select
 
 __all__ = ["check_instrument", "check_operator", "checks"]
 
+Points = Callable[[int, torch.Generator], Tensor]
 Subject = Instrument | Operator | Callable[[], Operator]
 
 
@@ -31,6 +33,8 @@ def checks(
     scan: Path | None = None,
     seed: int = 0,
     calls: int = 200,
+    points: Points | None = None,
+    spawn: bool = False,
 ) -> list[BoundCheck]:
     """One callable per check, to be given to ``pytest.mark.parametrize`` with ``ids=str``.
 
@@ -44,11 +48,23 @@ def checks(
         scan: a measured file for the instrument's readers.
         seed: of all probes.
         calls: of the operator, when looking for what piles up in memory.
+        points: ``points(n, generator)`` gives inputs of an operator that is not defined for white
+            noise; an instrument's sample objects serve otherwise.
+        spawn: try pickling in another process, too, which takes some seconds.
 
     Raises:
         ValueError: a name that no check has.
     """
-    bench = make_bench(subject, geometry=geometry, device=device, scan=scan, seed=seed, calls=calls)
+    bench = make_bench(
+        subject,
+        geometry=geometry,
+        device=device,
+        scan=scan,
+        seed=seed,
+        calls=calls,
+        points=points,
+        spawn=spawn,
+    )
     chosen = select(instrument=bench.instrument is not None, only=only, skip=skip)
     return [BoundCheck(each, bench, timeout) for each in chosen]
 
@@ -61,9 +77,19 @@ def make_bench(
     scan: Path | None = None,
     seed: int = 0,
     calls: int = 200,
+    points: Points | None = None,
+    spawn: bool = False,
 ) -> Bench:
     """The bench for a subject."""
-    shared: dict[str, Any] = {"device": torch.device(device), "seed": seed, "calls": calls}
+    shared: dict[str, Any] = {
+        "device": torch.device(device),
+        "seed": seed,
+        "calls": calls,
+        "points": points,
+        "spawn": spawn,
+    }
+    if not callable(subject) and not isinstance(subject, Instrument):
+        raise ValueError(f"this is a {type(subject).__name__}: give an instrument or an operator")
     if isinstance(subject, Instrument):
         instrument, known = subject, subject.example() if geometry is None else geometry
         return Bench(lambda: instrument.operator(known), instrument, known, scan=scan, **shared)
@@ -90,7 +116,8 @@ def check_operator(operator: Operator | Callable[[], Operator], **options: Any) 
         >>> check_operator(FiniteDifference(Space((8, 8)))).passed
         True
     """
-    return _run(operator, f"operator {getattr(operator, 'name', operator)}", **options)
+    known = operator.name if isinstance(operator, Operator) else getattr(operator, "__name__", "")
+    return _run(operator, f"operator {known}".strip(), **options)
 
 
 def check_instrument(instrument: Instrument, **options: Any) -> Report:

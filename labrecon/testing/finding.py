@@ -116,6 +116,16 @@ class Report:
         if told:
             raise ConformanceError(f"{self.subject}\n" + "\n".join(told))
 
+    def __str__(self) -> str:
+        """A line for each finding, and what to do where something is wrong."""
+        lines = [f"{self.subject}: {'conforms' if self.passed else 'does not conform'}"]
+        for outcome in self.outcomes:
+            for finding in outcome.findings:
+                lines.append(f"  {finding.status:<8} {outcome.check:<18} {finding}")
+                if finding.status in ("failed", "warned") and finding.advice:
+                    lines.append(f"{'':>30}→ {finding.advice}")
+        return "\n".join(lines)
+
     def plain(self) -> dict[str, Any]:
         """As JSON values."""
         return {

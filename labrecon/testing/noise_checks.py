@@ -11,8 +11,9 @@ from labrecon.noise import Noise, NoiseError
 from labrecon.testing.bench import Bench, check
 from labrecon.testing.finding import Finding
 
-#: Bias in standard deviations, and relative error of variances, beyond which noise is wrong.
-BIAS, SCALE = 0.05, 0.15
+#: Bias in standard deviations that is worth knowing, and that is wrong; relative error of
+#: variances that is wrong.
+BIAS, BIASED, SCALE = 0.05, 0.15, 0.15
 _SAMPLES = 4_000_000
 
 
@@ -72,36 +73,44 @@ def _optimum(score: Tensor) -> Finding:
     """How far the likelihood's optimum is from the clean signal, in standard deviations."""
     s = _parts(score)
     n = len(s)
-    spread = s.var(0)
-    seen = spread > 0
-    shift = (s.mean(0).square() / spread.clamp_min(1e-300))[seen]
-    bias = max(0.0, float(shift.mean()) - 1 / n) ** 0.5 if len(shift) else 0.0
+    # Pooled over samples: at low counts most of them see nothing in so few draws.
+    spread = float(s.var(0).sum())
+    shift = float(s.mean(0).square().sum())
+    bias = max(0.0, shift / spread - 1 / n) ** 0.5 if spread > 0 else 0.0
     # The mean of χ² with so many samples scatters, too.
-    tolerance = max(BIAS, 5 * (2 / max(len(shift), 1)) ** 0.25 / n**0.5)
-    if not bias <= tolerance:
+    statistical = 5 * (2 / max(s[0].numel(), 1)) ** 0.25 / n**0.5
+    if bias > max(BIASED, statistical):
         return Finding(
             "failed",
             "nll is not smallest at the signal that the samples come from",
             bias,
-            tolerance,
+            max(BIASED, statistical),
             "sample and density must describe one distribution: compare offsets, backgrounds, "
             "units (counts or logarithms)",
             "mean",
         )
+    if bias > max(BIAS, statistical):
+        return Finding(
+            "warned",
+            "nll is smallest a little beside the true signal (in standard deviations)",
+            bias,
+            max(BIAS, statistical),
+            "usual for approximations at low counts; else compare offsets and backgrounds",
+            "mean",
+        )
     told = "nll is smallest at the true signal (in standard deviations)"
-    return Finding("passed", told, bias, tolerance, about="mean")
+    return Finding("passed", told, bias, max(BIAS, statistical), about="mean")
 
 
 def _variance(noise: Noise, clean: Tensor, y: Tensor, score: Tensor) -> Iterator[Finding]:
     sampled = _parts(y).var(0)
     information = _parts(score).square().mean(0)
-    seen = (sampled > 0) & (information > 0)
-    if not bool(seen.any()):
+    if not bool((sampled > 0).any()) or not bool((information > 0).any()):
         yield Finding("failed", "samples do not scatter", about="variance",
                       advice="draw noise in sample")  # fmt: skip
         return
     # Exact for Gaussian noise and for many photons; elsewhere the product is above 1.
-    product = float((sampled * information)[seen].median())
+    product = float((sampled * information).mean())
     try:
         with torch.no_grad():
             stated = noise.variance(clean)
@@ -110,7 +119,9 @@ def _variance(noise: Noise, clean: Tensor, y: Tensor, score: Tensor) -> Iterator
     if stated is not None:
         wide = stated.double()
         wide = wide[..., None].expand(sampled.shape) if clean.is_complex() else wide
-        ratio = float((sampled / wide)[seen].median())
+        ratio = float(sampled.sum() / wide.sum())
+        # Not of the same samples: at low counts those that scatter most count most, twice.
+        product = float((wide * information).mean())
         if abs(ratio - 1) > SCALE:
             yield Finding(
                 "failed",
@@ -123,7 +134,7 @@ def _variance(noise: Noise, clean: Tensor, y: Tensor, score: Tensor) -> Iterator
             return
         yield Finding("passed", "samples scatter as variance says (ratio)", ratio, 1 + SCALE,
                       about="variance")  # fmt: skip
-    if not 1 - SCALE < product < 1 + 2 * SCALE:
+    if not 1 - 2 * SCALE < product < 1 + 2 * SCALE:
         yield Finding(
             "failed",
             "nll is scaled otherwise than the samples scatter (E[score²] × variance)",

@@ -6,7 +6,7 @@ import os
 import pickle
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,16 +45,26 @@ def process_state() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Put back what the next checks would trip over."""
-    torch.set_rng_state(state["torch's random numbers"])
-    torch.set_default_dtype(state["default dtype"])
-    torch.set_num_threads(state["number of threads"])
-    random.setstate(state["Python's random numbers"])
-    np.random.set_state(state["NumPy's random numbers"])  # noqa: NPY002
-    np.seterr(**state["NumPy's error handling"])
-    os.chdir(state["working directory"])
-    os.environ.clear()
-    os.environ.update(state["environment variables"])
+    """Put back what the next checks would trip over, where it differs."""
+    now = process_state()
+    put: dict[str, Callable[[Any], Any]] = {
+        "torch's random numbers": torch.set_rng_state,
+        "default dtype": torch.set_default_dtype,
+        "number of threads": torch.set_num_threads,
+        "Python's random numbers": random.setstate,
+        "NumPy's random numbers": np.random.set_state,
+        "NumPy's error handling": lambda told: np.seterr(**told),
+        "working directory": os.chdir,
+    }
+    for what, function in put.items():
+        if differs(state[what], now[what]):
+            function(state[what])
+    before, after = state["environment variables"], now["environment variables"]
+    for name in {*before, *after}:
+        if name not in before:
+            os.environ.pop(name, None)
+        elif before[name] != after.get(name):
+            os.environ[name] = before[name]
 
 
 def differs(a: Any, b: Any) -> bool:

@@ -7,8 +7,9 @@ import torch
 from good import Csv, Geometry, Good, GoodInstrument, Hdf5
 from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
-from labrecon import Gaussian, Noise, Poisson, Scan
+from labrecon import Gaussian, Noise, Operator, Poisson, PoissonGaussian, Scan
 from labrecon.testing import check_instrument
+from labrecon.testing.noise_checks import check_noise
 
 OWN = (
     "build", "description", "geometry", "objects", "noise", "simulation", "readers", "exporters",
@@ -387,3 +388,51 @@ def test_other_noise_passes(kind):
             return x.to(torch.complex64) if kind == "complex" else x
 
     check_instrument(Other(), only=OWN, skip=("readers",))
+
+
+class Clipped(Good):
+    """Linear for white noise, and clipped where objects are."""
+
+    def forward(self, x):
+        return super().forward(x.clamp(-10, 10))
+
+
+def test_linearity_is_tried_with_objects():
+    class Bright(GoodInstrument):
+        limits = (0.0, None)
+
+        def operator(self, geometry):
+            return Clipped(geometry)
+
+        def objects(self, geometry, n, generator):
+            return 100 * super().objects(geometry, n, generator)
+
+    report = check_instrument(Bright(), only=("linearity",), raises=False)
+    assert report.of("linearity").findings[0].verdict == "not linear"
+
+
+def test_a_model_with_limits_is_judged_within_them():
+    class Root(Good):
+        linear = False
+        adjoint = Operator.adjoint
+
+        def forward(self, x):
+            if bool((x < 0).any()) or bool((x > 1).any()):
+                raise ValueError("outside")
+            return super().forward(x + 0.01).sqrt()
+
+    class Limited(GoodInstrument):
+        def operator(self, geometry):
+            return Root(geometry)
+
+    report = check_instrument(Limited(), raises=False, only=("linearity", "adjoint"))
+    assert report.of("linearity").findings[0].verdict == "nonlinear, as declared"
+
+
+@pytest.mark.parametrize(
+    ("noise", "mean"), [(Poisson(), 1e-3), (Poisson(), 0.05), (PoissonGaussian(1.0), 0.01)]
+)
+def test_low_counts_are_no_failure(noise, mean):
+    clean = torch.full((128, 128), mean)
+    findings = check_noise(noise, clean, torch.Generator().manual_seed(0))
+    assert all(finding.status != "failed" for finding in findings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 
@@ -16,6 +17,8 @@ from labrecon.bridge import external
 from labrecon.design import Box, FeasibleSet, Violation
 from labrecon.testing import check_operator
 
+LIBC = ctypes.CDLL(None)
+LIBC.malloc.restype = ctypes.c_void_p
 F64, C128 = torch.float64, torch.complex128
 CASES = {}
 
@@ -379,7 +382,7 @@ class Log(Good):
         return super().forward(x)
 
 
-@case("threads", "8 threads get other answers")
+@case("threads", "in 8 threads: ")
 class SharedScratch(Good):
     threadsafe = True
 
@@ -445,6 +448,81 @@ class Nothing(Good):
 
     def adjoint(self, y):
         return 0 * super().adjoint(y)
+
+
+# -- what a review found ---------------------------------------------------------------------------
+
+
+@case("gradient", "design gain: the gradient is", "second derivative")
+class OneEntryHidden(Good):
+    """One weak entry of a parameter is detached."""
+
+    def forward(self, x):
+        gain = torch.cat([self.gain[:2], 0.02 * self.gain[2:].detach()])
+        mean = (0.5 + self.offset) * x + 0.5 * x.roll(1, -1)
+        return gain[:, None, None] * mean[..., None, :, :]
+
+    adjoint = Operator.adjoint
+
+
+class _Lazy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, gain, owner):
+        ctx.owner = owner
+        ctx.save_for_backward(x)
+        return gain[:, None, None] * x[..., None, :, :]
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        gx = (ctx.owner.gain[:, None, None] * g).sum(-3)
+        gp = (g * x[..., None, :, :]).sum((-1, -2))
+        return gx, gp.sum(tuple(range(gp.ndim - 1))) if gp.ndim > 1 else gp, None
+
+
+@case("gradient", "x at another gain: the gradient is wrong", "second derivative", "graph",
+      "initial")  # fmt: skip
+class ReadsItsParameterLate(Good):
+    """At other values the gradient is still that of the old ones."""
+
+    def forward(self, x):
+        return _Lazy.apply(x, self.gain, self)
+
+    def adjoint(self, y):
+        return (self.gain[:, None, None] * y).sum(-3)
+
+
+@case("linearity", "A(0) is not finite", "adjoint", "gradient", "second derivative", "normal",
+      "initial", "norm", "spaces", "graph", "batch")  # fmt: skip
+class DividesByItsNorm(Good):
+    def forward(self, x):
+        size = x.flatten(-2).norm(dim=-1)[..., None, None]
+        return super().forward(x / size * size)
+
+
+@case("threads", "8 threads get other answers")
+class ScratchInTheAdjoint(Good):
+    threadsafe = True
+
+    def adjoint(self, y):
+        self.__dict__["scratch"] = y
+        time.sleep(0.001)
+        return super().adjoint(self.__dict__["scratch"])
+
+
+@case("adjoint", "unmatched", "normal", "norm", "initial", "gradient", dtype=torch.float16)
+class HalfPrecision(Good):
+    def adjoint(self, y):
+        return 1.15 * super().adjoint(y)
+
+
+@case("memory", "memory that Python does not see")
+class LeakOfC(Good):
+    def forward(self, x):
+        size = 64 * 1024
+        address = LIBC.malloc(ctypes.c_size_t(size))
+        ctypes.memset(address, 1, size)
+        return super().forward(x)
 
 
 # -- feasible sets ---------------------------------------------------------------------------------
