@@ -224,7 +224,8 @@ def new(
         typer.echo(f"  {file}")
     typer.echo(
         f'next:\n  pip install -e "{target}[test]"\n  labrecon check {package}\n'
-        f"  labrecon demo\nthen make it yours, starting with {target}/README.md"
+        f"  labrecon simulate {package} scan.h5\n  labrecon recon {package} scan.h5 -o out\n"
+        f"then make it yours: {target}/README.md says how"
     )
 
 

@@ -85,23 +85,22 @@ def describe(name: str, host: Host, instrument: str | None = None) -> Descriptio
 def describe_file(path: Path, host: Host, instrument: str | None = None) -> Description:
     """What a reader finds in a scan's file, what it assumes, and what it ignores."""
     names = [instrument] if instrument else list(host.names("instruments"))
-    missing = []
+    missing, refused = [], []
     for name in names:
         try:
             candidate = find_instrument(name, host)
-            _, reader = stages.find_reader(candidate, path, host)
-        except (RecipeError, ScanError) as error:
+            return _describe_scan(path, candidate, stages.read(candidate, path, host))
+        except RecipeError as error:
             if instrument:
                 raise
-            if isinstance(error, RecipeError):
-                missing.append(f"{name} ({error})")
-            continue
-        del reader
-        return _describe_scan(path, candidate, stages.read(candidate, path, host))
+            missing.append(f"{name} ({error})")
+        except ScanError as error:
+            if instrument:
+                raise
+            refused.append(f"{name}: {error}")
     unasked = f"; not asked: {', '.join(missing)}" if missing else ""
-    raise ScanError(
-        f"no reader of {', '.join(names) or 'any instrument'} recognises {path}{unasked}"
-    )
+    told = "".join(f"\n  {each}" for each in refused)
+    raise ScanError(f"no instrument reads {path}{unasked}{told}")
 
 
 def _describe_scan(path: Path, instrument: Instrument, scan: Scan) -> Description:

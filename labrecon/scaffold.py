@@ -25,8 +25,10 @@ _HERE = Path(__file__).parent / "templates"
 #: The bundled templates: each on top of "common".
 TEMPLATES = ("torch", "external")
 #: Classes that the bundled templates define or import.
-_OWN = ("Camera", "Geometry", "Hdf5Reader", "ExposureCsv", "Instrument", "Operator", "Gaussian",
-        "Noise", "Scan", "Space", "Box", "Tensor")  # fmt: skip
+_OWN = (
+    "Acquisition", "Model", "Hdf5Reader", "DesignCsv", "Instrument", "Operator", "Gaussian",
+    "Noise", "Scan", "Space", "Box", "Tensor",
+)  # fmt: skip
 
 
 def create(
@@ -75,7 +77,7 @@ def create(
         "version": ".".join(__version__.split(".")[:2]),
         "contract": CONTRACT,
         "external": template == "external",
-        "operator": "camera" if template == "external" else "Camera",
+        "operator": "model" if template == "external" else "Model",
     }
     target = folder / name
     with new_folder(target) as partial:

@@ -196,7 +196,7 @@ def test_what_would_break_the_files_is_refused(tmp_path, host):
     for options in ({"title": 'My "best"'}, {"author": "O\\Neil"}, {"title": "two\nlines"}):
         with pytest.raises(RecipeError, match="can not hold quotes"):
             create("lab", tmp_path, host=host, **options)
-    for name in ("none", "camera"):
+    for name in ("none", "model"):
         create(name, tmp_path, host=host)
         text = (tmp_path / name / "src" / name / "instrument.py").read_text()
         compile(text, name, "exec")

@@ -17,10 +17,10 @@ CODE = tuple(map(float, "1011001110001111100110100100001"))
 
 
 class Geometry(BaseModel, extra="forbid"):
-    code: tuple[float, ...] = Field(CODE, description="slits of the disc: 1 open, 0 closed")
-    views: int = Field(16, ge=1, description="steps of the disc, by one slit each")
-    bands: int = Field(64, ge=1, description="spectral bands of 2 nm")
-    read_noise: float = Field(0.02, gt=0, description="standard deviation in counts")
+    code: tuple[float, ...] = Field(default=CODE, description="slits: 1 open, 0 closed")
+    views: int = Field(default=16, ge=1, description="steps of the disc, by one slit each")
+    bands: int = Field(default=64, ge=1, description="spectral bands of 2 nm")
+    read_noise: float = Field(default=0.02, gt=0, description="standard deviation in counts")
 
 
 def call(function, source, code, result, bands, views):

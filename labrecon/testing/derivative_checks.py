@@ -131,7 +131,7 @@ def _compare(
     for w in functionals:
         (g,) = torch.autograd.grad(y, free, w, retain_graph=True, allow_unused=True)
         gradients.append(torch.zeros_like(free) if g is None else g)
-    parts = 1 if about == "x" else 6
+    parts = 1 if about.startswith("x") else 6
     return _judged(bench, about, _trials(bench, function, value, functionals, gradients, parts))
 
 
@@ -330,7 +330,7 @@ def _explained(
             "something on its way is detached or piecewise constant (round, argmax, long(), "
             "indexing by value); interpolate instead, or give a policy to labrecon.bridge.external"
         )
-    if about == "x" and bench.operator.linear:
+    if about.startswith("x") and bench.operator.linear:
         return "the gradient is wrong", (
             "the gradient of a linear map is its adjoint: see the check adjoint"
         )

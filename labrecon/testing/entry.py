@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -88,8 +90,12 @@ def make_bench(
         "points": points,
         "spawn": spawn,
     }
-    if not callable(subject) and not isinstance(subject, Instrument):
-        raise ValueError(f"this is a {type(subject).__name__}: give an instrument or an operator")
+    builds = isinstance(subject, type | functools.partial) or inspect.isroutine(subject)
+    if not builds and not isinstance(subject, Instrument | Operator):
+        raise ValueError(
+            f"this is a {type(subject).__name__}: give an instrument, an operator, or a function "
+            "that builds one; labrecon.bridge makes operators (external, from_scipy, from_sigpy, …)"
+        )
     if isinstance(subject, Instrument):
         instrument, known = subject, subject.example() if geometry is None else geometry
         return Bench(lambda: instrument.operator(known), instrument, known, scan=scan, **shared)

@@ -385,7 +385,7 @@ def _elsewhere(operator: Operator, x: Tensor, expected: Tensor, tolerance: float
         result = Path(folder) / "result"
         done = subprocess.run(
             [sys.executable, "-c", _CHILD, str(result)],
-            input=pickle.dumps(sys.path) + pickle.dumps((operator, x)),
+            input=pickle.dumps([*sys.path, os.getcwd()]) + pickle.dumps((operator, x)),
             capture_output=True,
             check=False,
         )

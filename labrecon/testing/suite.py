@@ -14,6 +14,7 @@ __all__ = ["SUITE"]
 SUITE: tuple[Check, ...] = (
     build_checks.build,
     instrument.description,
+    instrument.objects,
     instrument.geometry,
     maps.spaces,
     maps.linearity,
@@ -33,7 +34,6 @@ SUITE: tuple[Check, ...] = (
     process.threads,
     process.serialisation,
     design_checks.feasible_sets,
-    instrument.objects,
     noise_checks.noise,
     instrument.simulation,
     instrument.readers,
