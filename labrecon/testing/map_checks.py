@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
 import torch
@@ -301,7 +302,8 @@ def batch(bench: Bench) -> Iterator[Finding]:
 
 @check("precision")
 def precision(bench: Bench) -> Iterator[Finding]:
-    """The declared precision is the one computed with."""
+    """The declared precision is the one computed with; in others the answer is the same."""
+    yield from _sweep(bench)
     operator = bench.operator
     dtype = operator.range.real_dtype
     if dtype != torch.float64:
@@ -324,6 +326,37 @@ def precision(bench: Bench) -> Iterator[Finding]:
         )
     else:
         yield Finding("passed", "float64 throughout", single, 0.99)
+
+
+def _sweep(bench: Bench) -> Iterator[Finding]:
+    """An instrument whose operator takes ``dtype`` in every one of them, against float64."""
+    instrument = bench.instrument
+    if instrument is None or "dtype" not in inspect.signature(instrument.operator).parameters:
+        return
+    x = bench.point()
+    complex_domain = bench.operator.domain.dtype.is_complex
+
+    def answer(dtype: torch.dtype) -> Tensor:
+        assert instrument is not None
+        full = dtype.to_complex() if complex_domain else dtype
+        operator = instrument.operator(bench.geometry, dtype=full).to(bench.device)
+        with torch.no_grad():
+            return operator(x.to(operator.domain.dtype))
+
+    expected = answer(torch.float64)
+    error = relative(answer(torch.float32), expected)
+    if error > 1e-4:
+        yield Finding(
+            "failed",
+            "float32 and float64 give different answers",
+            error,
+            1e-4,
+            "look for constants of a fixed dtype, and for sums that cancel",
+            "dtypes",
+        )
+    else:
+        told = "float32 and float64 give one answer"
+        yield Finding("passed", told, error, 1e-4, about="dtypes")
 
 
 @check("devices")

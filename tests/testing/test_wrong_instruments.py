@@ -436,3 +436,20 @@ def test_low_counts_are_no_failure(noise, mean):
     clean = torch.full((128, 128), mean)
     findings = check_noise(noise, clean, torch.Generator().manual_seed(0))
     assert all(finding.status != "failed" for finding in findings)
+
+
+def test_every_dtype_is_tried_where_there_is_a_choice():
+    class Choice(GoodInstrument):
+        def operator(self, geometry, *, dtype=torch.float32):
+            return Good(geometry, dtype)
+
+    class Wrong(Choice):
+        def operator(self, geometry, *, dtype=torch.float32):
+            operator = Good(geometry, dtype)
+            if dtype == torch.float64:
+                operator.gain.data *= 1.01
+            return operator
+
+    assert check_instrument(Choice(), only=("precision",)).of("precision").findings[0].value < 1e-6
+    report = check_instrument(Wrong(), only=("precision",), raises=False)
+    assert "different answers" in report.of("precision").findings[0].verdict
