@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labrecon.algebra import block as block
     from labrecon.algebra import stack as stack
+    from labrecon.functional import linear_function as linear_function
     from labrecon.instrument import Instrument as Instrument
     from labrecon.instrument import Scan as Scan
     from labrecon.learner import FitConfig as FitConfig
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from labrecon.noise import Poisson as Poisson
     from labrecon.noise import PoissonGaussian as PoissonGaussian
     from labrecon.operator import Operator as Operator
-    from labrecon.operator import linear_function as linear_function
     from labrecon.plugins import hookimpl as hookimpl
     from labrecon.prior import Prior as Prior
     from labrecon.problem import Problem as Problem
@@ -48,7 +48,7 @@ _HOME = {
     "block": "algebra",
     "fit": "learner",
     "hookimpl": "plugins",
-    "linear_function": "operator",
+    "linear_function": "functional",
     "solve": "solver",
     "stack": "algebra",
 }

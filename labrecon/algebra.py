@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labrecon.operator import LinearityError, Map, Operator, call_with
+from labrecon.functional import Map, call_with
+from labrecon.operator import LinearityError, Operator
 from labrecon.space import Space, SpaceError
 
 __all__ = ["block", "stack"]

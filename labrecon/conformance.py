@@ -89,6 +89,7 @@ class _Worker:
         theirs.close()
         self.finished = False
         self.device = job.device
+        self.told = ""
 
     def outcomes(self) -> Iterator[Outcome]:
         """Outcomes until the worker is done, or has to be replaced."""
@@ -104,8 +105,8 @@ class _Worker:
                 verdict, advice = self._fate(seconds)
                 finding = Finding("failed", verdict, advice=advice)
                 yield Outcome(*running, (finding,), round(seconds, 3))
-                # Without an operator there is nothing to go on with.
-                self.finished = running[0] == "build"
+                # Without an operator, or between two checks: another try would end like this one.
+                self.finished = running[0] in ("build", self.told)
                 return
             kind, content = message
             if kind == "error":
@@ -118,6 +119,7 @@ class _Worker:
             elif kind == "start":
                 running, allowed = content, self.job.timeout
             else:
+                self.told = running[0]
                 yield Outcome.read(content)
 
     def _receive(self, seconds: float) -> tuple[str, Any] | None:

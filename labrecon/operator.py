@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-import math
-import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from labrecon.functional import Map
+from labrecon.krylov import cg_start, cg_step, largest_eigenvalue
 from labrecon.space import Space, SpaceError, inner, per_element, squared_norm
 
 if TYPE_CHECKING:
@@ -23,10 +22,7 @@ __all__ = [
     "Operator",
     "Space",
     "SpaceError",
-    "linear_function",
 ]
-
-Map = Callable[[Tensor], Tensor]
 
 
 class LinearityError(TypeError):
@@ -35,77 +31,6 @@ class LinearityError(TypeError):
 
 class GradientError(TypeError):
     """A gradient was asked for that an operator has no way to give."""
-
-
-class _Linear(torch.autograd.Function):
-    """A linear map whose derivative is its own differentiable transpose."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, apply: Map, transpose: Map) -> Tensor:
-        ctx.maps = apply, transpose
-        return apply(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        apply, transpose = ctx.maps
-        return linear_function(gradients[0], transpose, apply), None, None
-
-
-def linear_function(x: Tensor, apply: Map, transpose: Map) -> Tensor:
-    """Apply a linear map that autograd can not see through, differentiable to any order.
-
-    ``apply`` and ``transpose`` (its conjugate transpose) may leave torch: a sparse matrix,
-    ASTRA, a NumPy function. Each is used as the derivative of the other.
-
-    Example:
-        >>> m = torch.tensor([[1., 2.], [0., 1.]])
-        >>> x = torch.ones(2, requires_grad=True)
-        >>> y = linear_function(x, lambda v: m.detach() @ v, lambda v: m.detach().T @ v)
-        >>> torch.autograd.grad(y.sum(), x)[0]
-        tensor([1., 3.])
-    """
-    result: Tensor = _Linear.apply(x, _bound(apply), _bound(transpose))  # type: ignore[no-untyped-call]
-    return result
-
-
-class _Replaced(threading.local):
-    """The values that `call_with` has put into operators, innermost last."""
-
-    def __init__(self) -> None:
-        self.stack: tuple[tuple[Operator, Mapping[str, Tensor]], ...] = ()
-
-
-_replaced = _Replaced()
-
-
-def _bound(function: Map) -> Map:
-    """A function that finds the values of now when it is called later, in a backward pass."""
-    stack = _replaced.stack
-    if not stack or isinstance(function, _Bound):
-        return function
-    return _Bound(function, stack)
-
-
-class _Bound:
-    def __init__(
-        self, function: Map, stack: tuple[tuple[Operator, Mapping[str, Tensor]], ...]
-    ) -> None:
-        self.function = function
-        self.stack = stack
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if _replaced.stack is self.stack:
-            return self.function(x)
-        apply = self.function
-        for operator, values in reversed(self.stack):
-            detached = {name: value.detach() for name, value in values.items()}
-            apply = functools.partial(_within, operator, detached, apply)
-        return apply(x)
-
-
-def _within(operator: Operator, values: Mapping[str, Tensor], function: Map, x: Tensor) -> Tensor:
-    result: Tensor = call_with(operator, "_apply_function", values, function, x)
-    return result
 
 
 def _fingerprint(tensor: Tensor) -> tuple[Any, ...]:
@@ -341,10 +266,6 @@ class Operator(nn.Module):
             state = cg_step(apply, state, self.domain.ndim)
         return state.x
 
-    def _apply_function(self, function: Map, x: Tensor) -> Tensor:
-        """``function(x)``, with whatever `call_with` has replaced."""
-        return function(x)
-
     # -- designs and nuisances -----------------------------------------------------------------
 
     def design(self, name: str, value: Tensor, feasible: FeasibleSet) -> nn.Parameter:
@@ -470,108 +391,3 @@ def _of_size_one(x: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
     size = x.detach().abs().flatten(x.ndim - ndim).amax(-1)
     size = torch.where(size > 0, size, 1.0)
     return x / per_element(size, ndim), size
-
-
-def call_with(
-    operator: Operator, method: str, values: Mapping[str, Tensor], *args: Any, **options: Any
-) -> Any:
-    """Call ``operator.method(*args)`` with some of its parameters replaced by ``values``."""
-    replaced = {f"operator.{place}": value for place, value in _everywhere(operator, values)}
-    before = _replaced.stack
-    _replaced.stack = (*before, (operator, dict(values)))
-    try:
-        # Not by torch's own tying: where one operator is part of another twice, it would put the
-        # value there for good.
-        return functional_call(
-            _Method(operator, method), replaced, args, options, tie_weights=False
-        )
-    finally:
-        _replaced.stack = before
-
-
-def _everywhere(operator: Operator, values: Mapping[str, Tensor]) -> Iterable[tuple[str, Tensor]]:
-    """Each place of the parameters to replace; one operator in several places counts once."""
-    new: dict[int, Tensor] = {}
-    for name, value in values.items():
-        prefix, _, key = name.rpartition(".")
-        # Within another such call it is a plain tensor, which get_parameter refuses.
-        new[id(getattr(operator.get_submodule(prefix), key))] = value
-    for prefix, module in operator.named_modules():
-        for key, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) in new:
-                yield f"{prefix}.{key}".lstrip("."), new[id(parameter)]
-
-
-class _Method(nn.Module):
-    def __init__(self, operator: Operator, method: str) -> None:
-        super().__init__()
-        self.operator = operator
-        self.method = method
-
-    def forward(self, *args: Any, **options: Any) -> Any:
-        return getattr(self.operator, self.method)(*args, **options)
-
-
-def largest_eigenvalue(apply: Map, x: Tensor, iterations: int, tolerance: float) -> float:
-    """The largest eigenvalue of a self-adjoint, positive map by Lanczos' method from ``x``.
-
-    Only the three-term recurrence is kept: lost orthogonality repeats converged values, which does
-    no harm to the largest.
-    """
-    diagonal: list[float] = []
-    beside: list[float] = []
-    value = 0.0
-    q, before = x / torch.linalg.vector_norm(x), torch.zeros_like(x)
-    for _ in range(iterations):
-        w = apply(q)
-        diagonal.append(float(inner(q, w, q.ndim).real))
-        w = w - diagonal[-1] * q - (beside[-1] if beside else 0.0) * before
-        # Squares of 1e-20 are 0 in single precision, those of 1e20 are infinite.
-        largest = float(w.abs().max())
-        if not math.isfinite(largest) or not math.isfinite(diagonal[-1]):
-            raise ArithmeticError(
-                "the norm overflows: AᴴA x is not finite. Scale the operator, or compute in float64"
-            )
-        size = largest * float(torch.linalg.vector_norm(w / largest)) if largest > 0 else 0.0
-        n = len(diagonal)
-        matrix = torch.zeros(n, n, dtype=torch.float64)
-        matrix.diagonal().copy_(torch.tensor(diagonal))
-        if n > 1:
-            matrix.diagonal(-1).copy_(torch.tensor(beside))
-        values, vectors = torch.linalg.eigh(matrix)
-        value = max(0.0, float(values[-1]))
-        if size * abs(float(vectors[-1, -1])) <= tolerance * value:
-            break
-        beside.append(size)
-        q, before = w / size, q
-    return value
-
-
-class CGState(NamedTuple):
-    """Conjugate gradients: iterate, residual, search direction and ``‖r‖²`` per element."""
-
-    x: Tensor
-    r: Tensor
-    p: Tensor
-    rr: Tensor
-
-
-def cg_start(apply: Map, rhs: Tensor, x0: Tensor | None, ndim: int) -> CGState:
-    """Start conjugate gradients for ``apply(x) = rhs`` from ``x0`` (default zero)."""
-    x = torch.zeros_like(rhs) if x0 is None else x0
-    r = rhs if x0 is None else rhs - apply(x0)
-    return CGState(x, r, r, squared_norm(r, ndim))
-
-
-def cg_step(apply: Map, state: CGState, ndim: int) -> CGState:
-    """One conjugate-gradient iteration; a batch element that has converged stays as it is."""
-    x, r, p, rr = state
-    q = apply(p)
-    curvature = inner(p, q, ndim).real
-    moving = (curvature > 0) & (rr > 0)
-    alpha = per_element(torch.where(moving, rr, 0.0) / torch.where(moving, curvature, 1.0), ndim)
-    x = x + alpha * p
-    r = r - alpha * q
-    rr_next = squared_norm(r, ndim)
-    beta = per_element(torch.where(moving, rr_next, 0.0) / torch.where(moving, rr, 1.0), ndim)
-    return CGState(x, r, r + beta * p, rr_next)

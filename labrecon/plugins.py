@@ -14,11 +14,8 @@ import importlib.metadata
 import importlib.util
 import itertools
 import os
-import re
-import sys
-import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -26,6 +23,7 @@ from typing import Any
 import pluggy
 
 from labrecon import __version__
+from labrecon.discovery import imported_within, is_installed, licence_of, pip_command
 from labrecon.hookspecs import GROUP, Hooks, Registry, hookimpl, hookspec
 
 __all__ = [
@@ -115,7 +113,7 @@ class Host:
     def _load(self, entry: importlib.metadata.EntryPoint) -> None:
         package = entry.dist.name if entry.dist else "unknown"
         version = entry.dist.version if entry.dist else ""
-        licence = _licence(entry.dist)
+        licence = licence_of(entry.dist)
         try:
             plugin = imported_within(entry.load, self.timeout)
         except TimeoutError as error:
@@ -128,7 +126,7 @@ class Host:
                 raise
             failed = _failed(PluginReport(entry.name, package, version, "failed"), error)
             if isinstance(error, ModuleNotFoundError) and error.name:
-                command = _pip_command(error.name, entry.dist)
+                command = pip_command(error.name, entry.dist)
                 failed = replace(failed, detail=f"{failed.detail}; {command}")
             self.reports[entry.name] = replace(failed, licence=licence)
             return
@@ -185,7 +183,7 @@ class Host:
             report, hooks=hooks, hardware=tuple(getattr(plugin, "LABRECON_HARDWARE", ()))
         )
         for module, package in getattr(plugin, "LABRECON_REQUIRES", {}).items():
-            if not _is_there(module):
+            if not is_installed(module):
                 detail = f'needs the package {module!r}: pip install "{package}"'
                 return replace(report, status="incomplete", detail=detail)
         return report
@@ -280,68 +278,6 @@ def _is_version(value: Any) -> bool:
         and len(value) == len(CONTRACT)
         and all(isinstance(number, int) for number in value)
     )
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # a parent of it is missing
-        return False
-
-
-def imported_within(load: Callable[[], Any], seconds: float) -> Any:
-    """What ``load`` returns; it runs in a thread, which is left behind if it takes too long.
-
-    Raises:
-        TimeoutError: with where it was at that moment.
-    """
-    answers: list[Any] = []
-    raised: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            answers.append(load())
-        except BaseException as error:
-            raised.append(error)
-
-    worker = threading.Thread(target=work, daemon=True, name="labrecon plugin import")
-    worker.start()
-    worker.join(seconds)
-    if raised:
-        raise raised[0]
-    if answers:
-        return answers[0]
-    frame = sys._current_frames().get(worker.ident or 0)
-    stack = traceback.extract_stack(frame) if frame else []
-    where = next((f"{f.filename}:{f.lineno}" for f in reversed(stack)), "outside Python")
-    raise TimeoutError(
-        f"its import takes more than {seconds:g} s, at {where}; LABRECON_PLUGIN_TIMEOUT allows more"
-    )
-
-
-def _licence(distribution: importlib.metadata.Distribution | None) -> str:
-    if distribution is None:
-        return ""
-
-    def told(key: str) -> list[str]:
-        return [str(value) for value in distribution.metadata.get_all(key) or ()]
-
-    classified = [c.rpartition(" :: ")[2] for c in told("Classifier") if c.startswith("License")]
-    stated = [*told("License-Expression"), *told("License"), *classified]
-    return stated[0].partition("\n")[0] if stated else ""
-
-
-def _pip_command(module: str, distribution: importlib.metadata.Distribution | None) -> str:
-    """The command that installs what provides a module, as far as the metadata tell."""
-    top = module.partition(".")[0].lower().replace("_", "-")
-    for requirement in (distribution.requires or ()) if distribution else ():
-        package = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
-        if package == top or package.startswith(f"{top}-"):
-            extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", requirement)
-            if extra and distribution:
-                return f'pip install "{distribution.name}[{extra[1]}]"'
-            return f'pip install "{package}"'
-    return f"pip install the package that provides {module!r}"
 
 
 def _failed(report: PluginReport, error: BaseException) -> PluginReport:

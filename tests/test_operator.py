@@ -7,7 +7,8 @@ import torch
 from scipy.sparse.linalg import svds
 
 from labrecon.bridge import as_scipy
-from labrecon.operator import Operator, call_with, linear_function
+from labrecon.functional import call_with, linear_function
+from labrecon.operator import Operator
 from labrecon.operators import Convolution, Diagonal, Identity
 from labrecon.solver import Problem, solve
 from labrecon.solvers import FISTA

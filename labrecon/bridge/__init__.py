@@ -6,10 +6,10 @@ of other packages; `as_scipy` gives one back.
 """
 
 from labrecon.bridge.adapters import as_scipy, from_deepinv, from_pylops, from_scipy, from_sigpy
+from labrecon.bridge.columns import Columns
 from labrecon.bridge.command import CommandError, command
 from labrecon.bridge.errors import BridgeError
 from labrecon.bridge.external import External, external
-from labrecon.bridge.model import Columns
 from labrecon.bridge.policies import SPSA, FiniteDifference
 from labrecon.operator import GradientError
 

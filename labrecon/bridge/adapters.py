@@ -65,14 +65,10 @@ def from_scipy(
                 f"the operator computes in {dtype}, and the {what} is {space.dtype}: give "
                 f"Space({space.shape}, {dtype}), or compute={dtype.to_real()} to convert"
             )
-    adjoint = options.pop("adjoint", None) or _Flat(flat, True, domain.shape)
-    try:
-        flat.rmatvec(np.zeros(rows, flat.dtype)) if isinstance(adjoint, _Flat) else None
-    except (NotImplementedError, TypeError) as error:
-        raise GradientError(
-            "the operator has no adjoint: give it rmatvec, or adjoint=Columns() to make one from "
-            "its matrix"
-        ) from error
+    adjoint = options.pop("adjoint", None)
+    if adjoint is None:
+        _require_adjoint(flat)
+        adjoint = _Flat(flat, True, domain.shape)
     return external(
         _Flat(flat, False, range.shape),
         adjoint,
@@ -83,6 +79,17 @@ def from_scipy(
         name=options.pop("name", f"scipy {type(linear_operator).__name__}"),
         **options,
     )
+
+
+def _require_adjoint(flat: LinearOperator) -> None:
+    """Raise unless there is an adjoint: SciPy finds out only when it is called."""
+    try:
+        flat.rmatvec(np.zeros(flat.shape[0], flat.dtype))
+    except (NotImplementedError, TypeError) as error:
+        raise GradientError(
+            "the operator has no adjoint: give it rmatvec, or adjoint=Columns() to make one from "
+            "its matrix"
+        ) from error
 
 
 def from_pylops(operator: Any, **options: Any) -> External:

@@ -16,9 +16,9 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from labrecon.bridge.columns import Columns
 from labrecon.bridge.errors import BridgeError
 from labrecon.bridge.external import External, external
-from labrecon.bridge.model import Columns
 from labrecon.space import Space
 
 if TYPE_CHECKING:

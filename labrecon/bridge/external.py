@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -12,18 +10,17 @@ from torch import Tensor, nn
 
 from labrecon.bridge import functions as derivatives
 from labrecon.bridge.arrays import Accepts, Arrays
-from labrecon.bridge.functions import Bridge, Policy, Surrogate
-from labrecon.bridge.model import Columns, Function, Model
-from labrecon.bridge.policies import SPSA, FiniteDifference
+from labrecon.bridge.columns import Columns
+from labrecon.bridge.declaration import Parameter, check_parameters, choose_policies, name_of
+from labrecon.bridge.gradients import Bridge, Policy, Surrogate
+from labrecon.bridge.model import Function, Model
+from labrecon.bridge.policies import FiniteDifference
 from labrecon.design import FeasibleSet
 from labrecon.operator import GradientError, LinearityError, Operator
 from labrecon.space import Space
 
 __all__ = ["External", "external"]
 
-Parameter = tuple[Tensor, FeasibleSet | None]
-#: Names of arguments, and of the files of `command`.
-_RESERVED = ("x", "y", "u", "v", "session", "input", "output", "cotangent")
 PolicyName = Literal["adjoint", "vjp", "finite-difference", "surrogate"]
 
 
@@ -237,12 +234,12 @@ def external(
     written = None if isinstance(adjoint, Columns) else adjoint
     given = {"forward": forward, "adjoint": written, "vjp": vjp, "jvp": jvp}
     known = {key: function for key, function in given.items() if function is not None}
-    name = name or _name_of(forward)
+    name = name or name_of(forward)
     if adjoint is not None and not linear:
         raise LinearityError(f"{name}: a nonlinear model has no adjoint; give vjp=…")
     parameters: dict[str, Parameter] = {**(designs or {}), **(nuisances or {})}
-    _check_parameters(name, parameters, known)
-    policies = _policies(name, gradient, tuple(parameters), known, columns, surrogate)
+    check_parameters(name, parameters, known)
+    policies = choose_policies(name, gradient, tuple(parameters), known, columns, surrogate)
     if policies["x"] == "vjp":
         # What the policy does not name is not used.
         known.pop("adjoint", None)
@@ -269,82 +266,3 @@ def external(
     for key, (value, free) in (nuisances or {}).items():
         operator.nuisance(key, value, free)
     return operator
-
-
-def _name_of(function: Function) -> str:
-    if isinstance(function, functools.partial):
-        return _name_of(function.func)
-    return str(getattr(function, "__name__", type(function).__name__))
-
-
-def _check_parameters(
-    name: str, parameters: Mapping[str, Parameter], known: Mapping[str, Function]
-) -> None:
-    for key, (value, _) in parameters.items():
-        if key in _RESERVED or key.startswith("gradient_") or not key.isidentifier():
-            raise ValueError(
-                f"{name}: a parameter can not be called {key!r}; {', '.join(_RESERVED)} and "
-                "gradient_… have a meaning of their own"
-            )
-        if not value.is_floating_point():
-            raise ValueError(
-                f"{name}: the parameter {key!r} has dtype {value.dtype}, expected real floating "
-                "point numbers"
-            )
-    for which, function in known.items():
-        try:
-            taken = inspect.signature(function).parameters.values()
-        except (TypeError, ValueError):  # compiled functions often have none
-            continue
-        if any(p.kind is p.VAR_KEYWORD for p in taken):
-            continue
-        names = [p.name for p in taken if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        missing = [key for key in parameters if key not in names]
-        if missing:
-            raise ValueError(
-                f"{name}: {which} takes no argument {missing[0]!r}; every function gets all "
-                f"parameters as keyword arguments: {', '.join(parameters)}"
-            )
-
-
-def _policies(
-    name: str,
-    gradient: str | Mapping[str, Policy] | None,
-    parameters: tuple[str, ...],
-    known: Mapping[str, Function],
-    columns: Columns | None,
-    surrogate: Surrogate | None,
-) -> dict[str, Policy]:
-    has_adjoint = "adjoint" in known or columns is not None
-    usual: Policy = "vjp" if "vjp" in known else "surrogate" if surrogate is not None else None
-    policies: dict[str, Policy] = {"x": "adjoint" if has_adjoint else usual}
-    policies |= dict.fromkeys(parameters, usual)
-    if isinstance(gradient, Mapping):
-        unknown = set(gradient) - set(policies)
-        if unknown:
-            raise GradientError(
-                f"{name}: gradient speaks of {sorted(unknown)}; there are {sorted(policies)}"
-            )
-        policies |= gradient
-    elif gradient == "adjoint":
-        policies["x"] = "adjoint"
-    elif gradient == "finite-difference":
-        # Where the exact derivative by x is known, differences would be a loss.
-        policies = {key: p if p is not None else FiniteDifference() for key, p in policies.items()}
-    elif gradient is not None:
-        policies = dict.fromkeys(policies, gradient)
-    for key, policy in policies.items():
-        policies[key] = FiniteDifference() if policy == "finite-difference" else policy
-        if not isinstance(policy, str | FiniteDifference | SPSA | None):
-            raise GradientError(f"{name}: gradient of {key!r}: what is {policy!r}?")
-        if policy == "adjoint" and key != "x":
-            raise GradientError(f"{name}: the adjoint gives no gradient of {key!r}")
-        needs = {"adjoint": has_adjoint, "vjp": "vjp" in known, "surrogate": surrogate is not None}
-        if isinstance(policy, str) and policy != "finite-difference" and not needs.get(policy):
-            raise GradientError(
-                f"{name}: gradient of {key!r} by {policy!r}, but there is no {policy}=…"
-                if policy in needs
-                else f"{name}: no such gradient: {policy!r}; there are {', '.join(needs)}, "
-                "finite-difference"
-            )
-    return policies

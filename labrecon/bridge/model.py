@@ -8,58 +8,24 @@ import logging
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from labrecon.bridge.arrays import Arrays
+from labrecon.bridge.columns import Columns
 from labrecon.bridge.errors import BridgeError
-from labrecon.operator import GradientError
+from labrecon.bridge.locks import lock_of
 from labrecon.space import Space
 
-__all__ = ["Columns", "Model", "Values"]
+__all__ = ["Function", "Model", "Values"]
 
 log = logging.getLogger("labrecon.bridge")
 Values = Mapping[str, Tensor]
 Function = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The adjoint of a *linear* model from its matrix, a forward call per sample of the domain.
-
-    Args:
-        at_most: columns, so forward calls; made when an adjoint is first needed, and again after
-            a parameter has changed.
-        memory: MiB that the matrix may take.
-    """
-
-    at_most: int = 4096
-    memory: float = 512.0
-
-    def cost(self, domain: Space, range: Space) -> str:
-        """What the matrix costs, in words."""
-        calls = domain.size * (2 if domain.dtype.is_complex else 1)
-        return f"{calls} forward calls once, and {self._mib(domain, range):.3g} MiB"
-
-    def require(self, domain: Space, range: Space) -> None:
-        """Raise `GradientError` if the matrix is too large."""
-        if domain.size > self.at_most or self._mib(domain, range) > self.memory:
-            raise GradientError(
-                f"the adjoint by columns takes {self.cost(domain, range)}, above the limit of "
-                f"{self.at_most} calls or {self.memory:g} MiB: write the adjoint, or raise "
-                "Columns(at_most=…, memory=…)"
-            )
-
-    @staticmethod
-    def _mib(domain: Space, range: Space) -> float:
-        parts = 2 if domain.dtype.is_complex else 1
-        return parts * domain.size * range.size * range.dtype.itemsize / 2**20
 
 
 class Model:
@@ -308,34 +274,6 @@ class Model:
             if place not in self._sessions:
                 self._sessions[place] = self.setup(place)
             return self._sessions[place]
-
-
-_LOCKS: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
-_MAKING = threading.Lock()
-
-
-def _forget_locks() -> None:
-    """In a forked child, where those who hold the locks are not."""
-    global _MAKING
-    _MAKING = threading.Lock()
-    _LOCKS.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_locks)
-
-
-def lock_of(function: Function) -> Any:
-    """The lock of a function: operators that call the same code wait for each other."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    owner = getattr(function, "__self__", None)
-    key = id(owner), id(getattr(function, "__func__", function))
-    with _MAKING:
-        lock = _LOCKS.get(key)
-        if lock is None:
-            lock = _LOCKS[key] = threading.RLock()
-        return lock
 
 
 def _real(y: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from labrecon.design import FeasibleSet
-from labrecon.operator import Map, Operator
+from labrecon.functional import Map
+from labrecon.operator import Operator
 from labrecon.operators.unitary import Unitary
 from labrecon.space import Space, SpaceError, is_per_element
 

@@ -7,7 +7,8 @@ import warnings
 import torch
 from torch import Tensor
 
-from labrecon.operator import Operator, linear_function
+from labrecon.functional import linear_function
+from labrecon.operator import Operator
 from labrecon.operators.matrix import matrix_spaces
 from labrecon.space import Space, SpaceError
 

@@ -8,7 +8,7 @@ import pywt
 import torch
 from torch import Tensor
 
-from labrecon.operator import linear_function
+from labrecon.functional import linear_function
 from labrecon.operators.unitary import Unitary
 from labrecon.space import Space, SpaceError
 

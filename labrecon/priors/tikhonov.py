@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from labrecon.operator import LinearityError, Operator, cg_start, cg_step
+from labrecon.krylov import cg_start, cg_step
+from labrecon.operator import LinearityError, Operator
 from labrecon.options import whole
 from labrecon.priors.weighted import Weighted
 from labrecon.space import squared_norm

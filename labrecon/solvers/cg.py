@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from labrecon.operator import CGState, Map, cg_start, cg_step
+from labrecon.functional import Map
+from labrecon.krylov import CGState, cg_start, cg_step
 from labrecon.options import number
 from labrecon.solver import Problem, Solver, SolverError, State
 from labrecon.solvers.quadratic import data_weights

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from labrecon.krylov import cg_start, cg_step
 from labrecon.noise import Gaussian
-from labrecon.operator import Operator, cg_start, cg_step
+from labrecon.operator import Operator
 from labrecon.solver import Problem, SolverError
 
 __all__ = ["data_weights", "regularised_solve"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +16,7 @@ from labrecon.noise import Noise
 from labrecon.operator import Operator
 from labrecon.testing.finding import Finding
 
-__all__ = ["Bench", "BuildError", "Check", "check", "found_any", "relative"]
+__all__ = ["Bench", "BuildError", "Check", "check", "found_any", "instrument_of", "relative"]
 
 
 class BuildError(RuntimeError):
@@ -205,9 +204,11 @@ class Bench:
         with torch.no_grad():
             return relative(operator(1j * x), 1j * operator(x)) <= 1e-3
 
-    def copy(self) -> Operator:
-        """A copy of the operator whose parameters may be changed."""
-        return copy.deepcopy(self.operator)
+
+def instrument_of(bench: Bench) -> Instrument:
+    """The instrument of a check that is one of instruments."""
+    assert bench.instrument is not None
+    return bench.instrument
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import random
 import warnings
 from collections.abc import Callable, Iterator
@@ -71,4 +70,8 @@ def differs(a: Any, b: Any) -> bool:
     """Whether two values of one part of the state differ."""
     if isinstance(a, Tensor):
         return not torch.equal(a, b)
-    return pickle.dumps(a) != pickle.dumps(b) if isinstance(a, dict) else bool(a != b)
+    if isinstance(a, np.ndarray):
+        return not np.array_equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() != b.keys() or any(differs(a[key], b[key]) for key in a)
+    return bool(a != b)

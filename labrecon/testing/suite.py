@@ -2,41 +2,50 @@
 
 from __future__ import annotations
 
-from labrecon.testing import build_checks, design_checks, noise_checks
-from labrecon.testing import derivative_checks as derivative
-from labrecon.testing import instrument_checks as instrument
-from labrecon.testing import map_checks as maps
-from labrecon.testing import process_checks as process
+from labrecon.testing import (
+    adjoint_checks,
+    behaviour_checks,
+    build_checks,
+    copy_checks,
+    cost_checks,
+    derivative_checks,
+    design_checks,
+    file_checks,
+    instrument_checks,
+    map_checks,
+    memory_checks,
+    noise_checks,
+)
 from labrecon.testing.bench import Check
 
 __all__ = ["SUITE"]
 
 SUITE: tuple[Check, ...] = (
     build_checks.build,
-    instrument.description,
-    instrument.objects,
-    instrument.geometry,
-    maps.spaces,
-    maps.linearity,
-    maps.adjoint,
-    derivative.graph,
-    derivative.gradient,
-    derivative.second_derivative,
-    maps.normal,
-    maps.norm,
-    maps.initial,
-    maps.batch,
-    maps.precision,
-    maps.devices,
-    process.repeatability,
-    process.purity,
-    process.memory,
-    process.threads,
-    process.serialisation,
+    instrument_checks.description,
+    instrument_checks.objects,
+    instrument_checks.geometry,
+    map_checks.spaces,
+    map_checks.linearity,
+    adjoint_checks.adjoint,
+    derivative_checks.graph,
+    derivative_checks.gradient,
+    derivative_checks.second_derivative,
+    adjoint_checks.normal,
+    adjoint_checks.norm,
+    adjoint_checks.initial,
+    map_checks.batch,
+    map_checks.precision,
+    map_checks.devices,
+    behaviour_checks.repeatability,
+    behaviour_checks.purity,
+    memory_checks.memory,
+    behaviour_checks.threads,
+    copy_checks.serialisation,
     design_checks.feasible_sets,
     noise_checks.noise,
-    instrument.simulation,
-    instrument.readers,
-    instrument.exporters,
-    process.cost,
+    instrument_checks.simulation,
+    file_checks.readers,
+    file_checks.exporters,
+    cost_checks.cost,
 )

@@ -669,11 +669,14 @@ def test_there_are_enough_of_them():
     assert len(CASES) >= 40
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, F64, torch.complex64, C128])
-@pytest.mark.parametrize("kind", [Good, Nonlinear])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        *[(Good, dtype) for dtype in (torch.float32, F64, torch.complex64, C128)],
+        *[(Nonlinear, dtype) for dtype in (torch.float32, F64)],
+    ],
+)
 def test_right_ones_pass(kind, dtype):
-    if kind is Nonlinear and dtype.is_complex:
-        pytest.skip("the logarithm of a complex square is another matter")
     report = check_operator(lambda: kind(dtype=dtype), calls=40)
     assert report.counts()["warned"] == 0
 

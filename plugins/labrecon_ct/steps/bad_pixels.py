@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from labrecon.instrument import Scan
-from labrecon_ct.steps.common import StepError, filled, require_integrals, weights_of
+from labrecon_ct.steps.interpolation import filled
+from labrecon_ct.steps.requirements import StepError, require_integrals, weights_of
 
 __all__ = ["bad_pixels"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from labrecon.instrument import Scan
 from labrecon_ct.geometry import CTGeometry
-from labrecon_ct.steps.common import StepError, has_counts, weights_of
+from labrecon_ct.steps.requirements import StepError, has_counts, weights_of
 
 __all__ = ["bin_detector", "crop"]
 

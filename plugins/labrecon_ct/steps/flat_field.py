@@ -7,7 +7,7 @@ from torch import Tensor
 
 from labrecon.instrument import Scan
 from labrecon_ct.noise import FLOOR, line_integral_noise, photon_transfer, statistical_weights
-from labrecon_ct.steps.common import StepError, has_counts, not_applicable
+from labrecon_ct.steps.requirements import StepError, has_counts, not_applicable
 
 __all__ = ["flat_field", "flat_groups"]
 

@@ -8,7 +8,7 @@ import torch
 
 from labrecon.instrument import Scan
 from labrecon_ct.geometry import CTGeometry
-from labrecon_ct.steps.common import StepError, require_integrals
+from labrecon_ct.steps.requirements import StepError, require_integrals
 
 __all__ = ["paganin"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from labrecon.instrument import Scan
 from labrecon_ct.geometry import CTGeometry
-from labrecon_ct.steps.common import StepError
+from labrecon_ct.steps.requirements import StepError
 
 __all__ = ["subset"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from labrecon.instrument import Scan
-from labrecon_ct.steps.common import StepError, has_counts, not_applicable, weights_of
+from labrecon_ct.steps.requirements import StepError, has_counts, not_applicable, weights_of
 
 __all__ = ["zingers"]
 

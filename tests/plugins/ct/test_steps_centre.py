@@ -12,8 +12,8 @@ from labrecon_ct.instrument import CTInstrument
 from labrecon_ct.projector import CTProjector
 from labrecon_ct.steps.bad_pixels import bad_pixels
 from labrecon_ct.steps.centre import centre
-from labrecon_ct.steps.common import StepError
 from labrecon_ct.steps.flat_field import flat_field
+from labrecon_ct.steps.requirements import StepError
 from labrecon_ct.steps.rings import rings
 from labrecon_ct.steps.zingers import zingers
 

@@ -1,4 +1,4 @@
-"""What steps share: what the scan holds, and the record of a step that has nothing to do."""
+"""What a step requires of a scan, and the record of one that has nothing to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from labrecon_ct.geometry import CTGeometry
 
 __all__ = [
     "StepError",
-    "filled",
     "geometry_of",
     "has_counts",
     "not_applicable",
@@ -53,23 +52,3 @@ def weights_of(scan: Scan) -> Tensor:
     if scan.weights is None:
         return torch.ones_like(scan.data)
     return torch.broadcast_to(scan.weights, scan.data.shape).to(scan.data.dtype).clone()
-
-
-def filled(data: Tensor, bad: Tensor) -> Tensor:
-    """Bad samples replaced by linear interpolation along the columns of their view.
-
-    A view without any good sample keeps its values. ``data`` and ``bad``: ``(…, column)``.
-    """
-    if not bool(bad.any()):
-        return data
-    columns = data.shape[-1]
-    place = torch.arange(columns)
-    left = torch.where(bad, -1, place).cummax(-1).values
-    right = torch.where(bad, columns, place).flip(-1).cummin(-1).values.flip(-1)
-    low, high = left.clamp_min(0), right.clamp_max(columns - 1)
-    low, high = torch.where(left < 0, high, low), torch.where(right >= columns, low, high)
-    span = (high - low).clamp_min(1)
-    share = ((place - low).to(data.dtype) / span).clamp(0, 1)
-    value = data.gather(-1, low) * (1 - share) + data.gather(-1, high) * share
-    hopeless = bad.all(-1, keepdim=True)
-    return torch.where(bad & ~hopeless, value, data)
