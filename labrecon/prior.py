@@ -13,7 +13,15 @@ if TYPE_CHECKING:
 
     Term = tuple[Operator | None, "Prior"]
 
-__all__ = ["ImplicitPriorError", "Prior", "PriorError", "Zero", "moreau", "soft_threshold"]
+__all__ = [
+    "ImplicitPriorError",
+    "NotInvertibleError",
+    "Prior",
+    "PriorError",
+    "Zero",
+    "moreau",
+    "soft_threshold",
+]
 
 
 class PriorError(ValueError):
@@ -22,6 +30,10 @@ class PriorError(ValueError):
 
 class ImplicitPriorError(TypeError):
     """The prior is known only through its prox (a denoiser): it has no penalty."""
+
+
+class NotInvertibleError(TypeError):
+    """A layer can not be recomputed from its output."""
 
 
 class Prior(nn.Module):
@@ -55,9 +67,24 @@ class Prior(nn.Module):
         """
         return [(None, self)]
 
-    def auxiliary_loss(self) -> Tensor:
-        """A term for training, such as ISTA-Net's invertibility; 0 unless overridden."""
-        return torch.zeros(())
+    def prox_and_losses(self, x: Tensor, step: Tensor | float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The prox, and scalars for training such as ISTA-Net's symmetry; solvers call this one.
+
+        A prior with such terms computes them in training mode only, each a mean over samples.
+        """
+        return self.prox(x, step), {}
+
+    def inverse(self, u: Tensor, step: Tensor | float) -> Tensor:
+        """The ``x`` with ``prox(x, step) = u``, for training that recomputes layers backwards.
+
+        Raises:
+            NotInvertibleError: several ``x`` have this prox (soft thresholding, a projection).
+        """
+        raise NotInvertibleError(f"the prox of {type(self).__name__} has no inverse")
+
+    def layer(self, k: int) -> Prior:
+        """The prior of iteration ``k``, where one object knows how it changes (a law of ``k``)."""
+        return self
 
 
 class Zero(Prior):
@@ -73,6 +100,10 @@ class Zero(Prior):
     def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
         """``x``."""
         return x
+
+    def inverse(self, u: Tensor, step: Tensor | float) -> Tensor:
+        """``u``."""
+        return u
 
 
 def moreau(prior: Prior, u: Tensor, step: Tensor | float) -> Tensor:

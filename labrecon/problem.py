@@ -120,19 +120,20 @@ class Problem:
             self.noise.curvature(self.data),
         )
 
-    def gradient(self, x: Tensor) -> Tensor:
+    def gradient(self, x: Tensor, back: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """``∇D(x)``, differentiable as often as the operator is.
 
         Linear operator and Gaussian noise with a cheap ``AᴴWA`` use that; everything else is
-        ``J(x)ᴴ (w · score)``, or ``back`` in place of ``Jᴴ``.
+        ``J(x)ᴴ (w · score)``, or ``back`` (by default the problem's own) in place of ``Jᴴ``.
         """
-        if self._closed_form:
+        back = self.back if back is None else back
+        if back is None and self._closed_form:
             normal, b, scale = self._prepared() if self.prepared is None else self.prepared
             g = normal(x) - b
             return g if isinstance(scale, float) and scale == 1.0 else g * scale
         predicted, pull = self.operator.pullback(x)
         score = self.weighted(self.noise.score(predicted, self.data))
-        return pull(score) if self.back is None else self.back(score)
+        return pull(score) if back is None else back(score)
 
     def loss_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``D(x)`` and ``∇D(x)`` from one application of the operator."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from labrecon.prior import ImplicitPriorError, Prior
+from labrecon.prior import ImplicitPriorError, NotInvertibleError, Prior
 from labrecon.problem import Problem, SolverError
 from labrecon.schedule import Schedule, pick
 from labrecon.space import squared_norm
@@ -63,6 +63,19 @@ class State:
                 found |= {f"{spec.name}.{i}": v for i, v in enumerate(value)}
         return found
 
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """A copy with other values of some of its tensors, by the names that `tensors` gives."""
+        changes: dict[str, Any] = {}
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            if isinstance(value, tuple):
+                names = [f"{spec.name}.{i}" for i in range(len(value))]
+                members = [tensors.get(n, v) for n, v in zip(names, value, strict=True)]
+                changes[spec.name] = tuple(members)
+            elif spec.name in tensors:
+                changes[spec.name] = tensors[spec.name]
+        return self.replace(**changes)
+
     def numbers(self) -> dict[str, int | float | bool | None]:
         """The fields that are plain numbers, by name."""
         pairs = ((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
@@ -105,13 +118,35 @@ class Solver(nn.Module):
         raise TypeError(f"{self.name} does not define init")
 
     def step(self, problem: Problem, state: Any) -> tuple[State, dict[str, Any]]:
-        """One iteration: the next state, and losses or metrics of this step."""
+        """One iteration: the next state, and what it tells.
+
+        Told are metrics of this step as numbers, and losses for training as scalar tensors.
+        """
         raise TypeError(f"{self.name} does not define step")
 
     def estimate(self, state: Any) -> Tensor:
         """The reconstruction held by a state."""
         x: Tensor = state.x
         return x
+
+    def inverse(self, problem: Problem, state: Any) -> State:
+        """The state from which `step` leads to ``state``, for memory-efficient learning.
+
+        Raises:
+            NotInvertibleError: a step, or the prior's prox, can not be undone.
+        """
+        raise NotInvertibleError(f"{self.name} has no inverse step")
+
+    def stationary(self, problem: Problem, state: Any) -> State:
+        """The map whose fixed point is the solution: `step` with counters and constants held.
+
+        A method that is no fixed-point iteration (conjugate gradients) gives another map with the
+        same solution.
+        """
+        following, _ = self.step(problem, state)
+        held = following.tensors(constants=False)
+        same: State = state.with_tensors(held)
+        return same
 
     def penalty(self, x: Tensor, ndim: int) -> Tensor:
         """The prior's part of the objective; 0 for solvers without a prior.

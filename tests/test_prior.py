@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from labrecon.prior import ImplicitPriorError, Prior, Zero, moreau, soft_threshold
+from labrecon.prior import (
+    ImplicitPriorError,
+    NotInvertibleError,
+    Prior,
+    Zero,
+    moreau,
+    soft_threshold,
+)
 from labrecon.space import Space
 
 
@@ -29,12 +36,16 @@ def test_a_prior_known_by_its_prox_has_no_penalty() -> None:
         Prior().penalty(torch.zeros(3))
     with pytest.raises(TypeError, match="prox"):
         Prior().prox(torch.zeros(3), 1.0)
+    with pytest.raises(NotInvertibleError, match="Prior"):
+        Prior().inverse(torch.zeros(3), 1.0)
 
 
 def test_defaults() -> None:
     prior = Zero()
     assert prior.split(Space((3,))) == [(None, prior)]
-    assert float(prior.auxiliary_loss()) == 0
+    assert prior.layer(3) is prior
     x = torch.randn(2, 3, generator=torch.Generator().manual_seed(0))
+    assert prior.prox_and_losses(x, 0.3)[1] == {}
+    assert torch.equal(prior.inverse(prior.prox(x, 0.3), 0.3), x)
     assert prior.penalty(x, 1).shape == (2,)
     torch.testing.assert_close(moreau(prior, x, 0.3), torch.zeros_like(x))

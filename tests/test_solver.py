@@ -148,7 +148,7 @@ def test_gradients_reach_a_learned_step_size(kind) -> None:
 def test_a_schedule_by_law_and_past_its_end() -> None:
     law = Schedule(2.0, law=lambda value, k: value / (k + 1))
     assert float(law(3)) == pytest.approx(0.5)
-    layers = Schedule([1.0, -2.0], positive=False)
+    layers = Schedule([1.0, -2.0], constraint=None)
     assert [float(layers(k)) for k in range(4)] == [1.0, -2.0, -2.0, -2.0]
     with pytest.raises(SolverError, match="positive"):
         Schedule([1.0, -2.0])

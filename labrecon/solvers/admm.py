@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from labrecon.options import whole
 from labrecon.prior import Prior, Zero
+from labrecon.schedule import number_at
 from labrecon.solver import Problem, Schedule, Solver, SolverError, State, constant, pick
 from labrecon.solvers.gradient import require_step
 from labrecon.solvers.quadratic import data_weights, regularised_solve
@@ -40,6 +42,7 @@ class ADMM(Solver):
     Args:
         prior: ``g``, or one per layer.
         rho: penalty of the splitting: a number or a `Schedule`.
+        dual_step: ``η`` in ``u ← u + η (K x − z)``: a number or a `Schedule`.
         inner: conjugate-gradient steps per iteration where there is no closed form.
     """
 
@@ -52,11 +55,13 @@ class ADMM(Solver):
         *,
         prior: Prior | nn.ModuleList | None = None,
         rho: float | Schedule = 1.0,
+        dual_step: float | Schedule = 1.0,
         inner: int = 10,
     ) -> None:
         super().__init__()
         self.prior: nn.Module = Zero() if prior is None else prior
-        self.rho = require_step(rho, "rho", optional=False)
+        self.rho = require_step(rho, "rho")
+        self.dual_step = require_step(dual_step, "dual_step")
         self.inner = whole("inner", inner, error=SolverError)
 
     def init(self, problem: Problem, x0: Tensor | None = None) -> ADMMState:
@@ -69,21 +74,23 @@ class ADMM(Solver):
         identity = next((i for i, (k, _) in enumerate(terms) if k is None), -1)
         return ADMMState(0, x, z, tuple(0 * v for v in z), identity)
 
-    def step(self, problem: Problem, state: ADMMState) -> tuple[ADMMState, dict[str, float]]:
+    def step(self, problem: Problem, state: ADMMState) -> tuple[ADMMState, dict[str, Any]]:
         """One sweep over ``x``, ``z`` and ``u``."""
         prior: Prior = pick(self.prior, state.k)  # type: ignore[assignment]
-        terms = prior.split(problem.operator.domain)
-        rho = self.rho(state.k) if isinstance(self.rho, Schedule) else self.rho
-        assert rho is not None
+        terms = prior.layer(state.k).split(problem.operator.domain)
+        rho, eta = number_at(self.rho, state.k), number_at(self.dual_step, state.k)
         targets = [(k, z - u) for (k, _), z, u in zip(terms, state.z, state.u, strict=True)]
         weights = data_weights(problem, self.name)
         x = regularised_solve(problem, weights, targets, rho, state.x, self.inner)
         z, u = [], []
+        told: dict[str, Any] = {}
         for (k, h), multiplier in zip(terms, state.u, strict=True):
-            moved = (x if k is None else k(x)) + multiplier
-            z.append(h.prox(moved, 1 / rho))
-            u.append(moved - z[-1])
-        return state.replace(k=state.k + 1, x=x, z=tuple(z), u=tuple(u)), {}
+            split = x if k is None else k(x)
+            copy, losses = h.prox_and_losses(split + multiplier, 1 / rho)
+            z.append(copy)
+            u.append(multiplier + eta * (split - copy))
+            told |= losses
+        return state.replace(k=state.k + 1, x=x, z=tuple(z), u=tuple(u)), told
 
     def estimate(self, state: ADMMState) -> Tensor:
         """The copy of the object that the prior touched last."""

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from labrecon.options import flag, number
+from labrecon.schedule import number_at
 from labrecon.solver import Problem, Schedule, Solver, SolverError, State, constant
 from labrecon.space import per_element
 
@@ -32,7 +33,7 @@ class GradientDescent(Solver):
 
     Args:
         step_size: ``τ``: a number, a `Schedule`, or None for ``1 / L`` (linear operators).
-        momentum: ``β`` in [0, 1).
+        momentum: ``β`` in [0, 1), or a `Schedule`.
         nesterov: look ahead before taking the gradient.
     """
 
@@ -42,12 +43,16 @@ class GradientDescent(Solver):
         self,
         *,
         step_size: float | Schedule | None = None,
-        momentum: float = 0.0,
+        momentum: float | Schedule = 0.0,
         nesterov: bool = False,
     ) -> None:
         super().__init__()
-        self.step_size = require_step(step_size)
-        self.momentum = number("momentum", momentum, at_least=0, below=1, error=SolverError)
+        self.step_size = optional_step(step_size)
+        self.momentum = (
+            momentum
+            if isinstance(momentum, Schedule)
+            else number("momentum", momentum, at_least=0, below=1, error=SolverError)
+        )
         self.nesterov = flag("nesterov", nesterov, error=SolverError)
 
     def init(self, problem: Problem, x0: Tensor | None = None) -> GradientState:
@@ -58,19 +63,22 @@ class GradientDescent(Solver):
     def step(self, problem: Problem, state: GradientState) -> tuple[GradientState, dict[str, Any]]:
         """One descent step."""
         tau = step_at(self.step_size, state.k, state.step_size)
-        kept = self.momentum * state.velocity
+        kept = number_at(self.momentum, state.k) * state.velocity
         point = state.x + kept if self.nesterov else state.x
         velocity = kept - tau * problem.gradient(point)
         return state.replace(k=state.k + 1, x=state.x + velocity, velocity=velocity), {}
 
 
-def require_step(
-    step_size: float | Schedule | None, what: str = "step_size", *, optional: bool = True
-) -> float | Schedule | None:
-    """``step_size`` if it is a `Schedule`, a positive number or (optional) None."""
-    if isinstance(step_size, Schedule) or (step_size is None and optional):
+def require_step(step_size: float | Schedule, what: str) -> float | Schedule:
+    """``step_size`` if it is a `Schedule` or a positive number."""
+    if isinstance(step_size, Schedule):
         return step_size
     return number(what, step_size, above=0, error=SolverError)
+
+
+def optional_step(step_size: float | Schedule | None) -> float | Schedule | None:
+    """``step_size`` if it is a `Schedule`, a positive number or None."""
+    return None if step_size is None else require_step(step_size, "step_size")
 
 
 def initial_step(step_size: float | Schedule | None, problem: Problem) -> Tensor | float:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from labrecon.options import number, whole
 from labrecon.prior import Prior, Zero
+from labrecon.schedule import number_at
 from labrecon.solver import Problem, Schedule, Solver, SolverError, State, pick
 from labrecon.solvers.gradient import require_step
 from labrecon.solvers.quadratic import data_weights, regularised_solve
@@ -51,7 +53,7 @@ class HQS(Solver):
     ) -> None:
         super().__init__()
         self.prior: nn.Module = Zero() if prior is None else prior
-        self.mu = require_step(mu, "mu", optional=False)
+        self.mu = require_step(mu, "mu")
         self.growth = number("growth", growth, at_least=1, error=SolverError)
         self.inner = whole("inner", inner, error=SolverError)
 
@@ -61,16 +63,15 @@ class HQS(Solver):
         x = self.start(problem, x0)
         return HQSState(0, x, x)
 
-    def step(self, problem: Problem, state: HQSState) -> tuple[HQSState, dict[str, float]]:
+    def step(self, problem: Problem, state: HQSState) -> tuple[HQSState, dict[str, Any]]:
         """The data step, then the prior step."""
-        mu = self.mu(state.k) if isinstance(self.mu, Schedule) else self.mu
-        assert mu is not None
-        mu = mu * self.growth**state.k
+        mu = number_at(self.mu, state.k) * self.growth**state.k
         weights = data_weights(problem, self.name)
         terms = [(None, state.z)]
         x = regularised_solve(problem, weights, terms, mu, state.x, self.inner)  # type: ignore[arg-type]
         prior: Prior = pick(self.prior, state.k)  # type: ignore[assignment]
-        return HQSState(state.k + 1, x, prior.prox(x, 1 / mu)), {}
+        z, told = prior.layer(state.k).prox_and_losses(x, 1 / mu)
+        return HQSState(state.k + 1, x, z), told
 
     def estimate(self, state: HQSState) -> Tensor:
         """The copy that obeys the prior."""

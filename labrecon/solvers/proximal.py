@@ -13,7 +13,7 @@ from labrecon.operator import LinearityError
 from labrecon.options import flag
 from labrecon.prior import Prior, Zero
 from labrecon.solver import Problem, Schedule, Solver, SolverError, State, constant, pick
-from labrecon.solvers.gradient import initial_step, moved, require_step, step_at
+from labrecon.solvers.gradient import initial_step, moved, optional_step, step_at
 from labrecon.space import inner, per_element, squared_norm
 
 __all__ = ["FISTA", "ISTA"]
@@ -40,10 +40,13 @@ class ISTA(Solver):
         step_size: ``τ``: a number, a `Schedule`, or None for ``1 / L`` (linear operators).
         backtracking: start from the step size and halve it until the quadratic bound holds; for
             nonlinear operators or noise of unbounded curvature.
+        back: takes the place of ``Aᴴ`` in the gradient (learned or analytic weights), or one per
+            layer.
     """
 
     state_type = ProximalState
     momentum = False
+    extrapolation: Schedule | None = None
 
     def __init__(
         self,
@@ -51,14 +54,18 @@ class ISTA(Solver):
         prior: Prior | nn.ModuleList | None = None,
         step_size: float | Schedule | None = None,
         backtracking: bool = False,
+        back: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.back = back
         self.prior: Prior | nn.ModuleList = Zero() if prior is None else prior
-        self.step_size = require_step(step_size)
+        self.step_size = optional_step(step_size)
         self.backtracking = flag("backtracking", backtracking, error=SolverError)
         self.restart = False
         if backtracking and isinstance(step_size, Schedule):
             raise SolverError("backtracking chooses the step size: give a number, not a schedule")
+        if backtracking and back is not None:
+            raise SolverError("backtracking needs the gradient itself: give no back-projection")
 
     def init(self, problem: Problem, x0: Tensor | None = None) -> ProximalState:
         """Zeros or ``x0``; the step size is found here, once."""
@@ -79,15 +86,17 @@ class ISTA(Solver):
 
     def step(self, problem: Problem, state: ProximalState) -> tuple[ProximalState, dict[str, Any]]:
         """One proximal gradient step from the extrapolated point."""
-        prior = pick(self.prior, state.k)
+        prior = pick(self.prior, state.k).layer(state.k)
+        told: dict[str, Any]
         if self.backtracking:
             x, tau = self._search(problem, state, prior)
             told = {"step_size": tau}
             state = state.replace(step_size=tau)
         else:
             step = step_at(self.step_size, state.k, state.step_size)
-            x = prior.prox(moved(state.v, problem.gradient(state.v), -step), step)
-            told = {}
+            back = None if self.back is None else pick(self.back, state.k)
+            x = moved(state.v, problem.gradient(state.v, back), -step)
+            x, told = prior.prox_and_losses(x, step)
         if not self.momentum:
             return state.replace(k=state.k + 1, x=x, v=x), told
         return self._extrapolate(problem, state, x), told
@@ -111,6 +120,9 @@ class ISTA(Solver):
 
     def _extrapolate(self, problem: Problem, state: ProximalState, x: Tensor) -> ProximalState:
         """Nesterov's momentum, dropped for an element whose last step went uphill."""
+        if self.extrapolation is not None:
+            v = moved(x, x - state.x, self.extrapolation(state.k))
+            return state.replace(k=state.k + 1, x=x, v=v)
         t = state.t
         ndim = problem.operator.domain.ndim
         if isinstance(t, Tensor):
@@ -137,6 +149,8 @@ class FISTA(ISTA):
         backtracking: as for `ISTA`.
         restart: drop the momentum of a batch element whose step points uphill (O'Donoghue and
             Candès 2015, gradient scheme).
+        back: as for `ISTA`.
+        extrapolation: ``βₖ`` in ``v ← x + βₖ (x − x₋)``: a `Schedule`, or None for Nesterov's.
     """
 
     momentum = True
@@ -148,9 +162,12 @@ class FISTA(ISTA):
         step_size: float | Schedule | None = None,
         backtracking: bool = False,
         restart: bool = False,
+        back: nn.Module | None = None,
+        extrapolation: Schedule | None = None,
     ) -> None:
-        super().__init__(prior=prior, step_size=step_size, backtracking=backtracking)
+        super().__init__(prior=prior, step_size=step_size, backtracking=backtracking, back=back)
         self.restart = flag("restart", restart, error=SolverError)
+        self.extrapolation = extrapolation
 
 
 def _probe(problem: Problem, x: Tensor) -> float:
