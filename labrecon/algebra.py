@@ -105,6 +105,12 @@ class Scaled(_Wrapper):
         )
         return self.operator.adjoint(conjugate * y)
 
+    def initial(self, y: Tensor) -> Tensor:
+        """The operator's own first estimate for ``y / c``: a scaled projector keeps its FBP."""
+        if self.factor == 0:
+            return super().initial(y)
+        return self.operator.initial(y / self.factor)
+
 
 class Adjoint(_Wrapper):
     """``A.H``: the adjoint of a linear operator, as an operator."""

@@ -11,6 +11,7 @@ LABRECON_CONTRACT = CONTRACT
 def labrecon_operators() -> Registry:
     """The bundled operators."""
     return {
+        "as_complex": "labrecon.operators:AsComplex",
         "convolution": "labrecon.operators:Convolution",
         "diagonal": "labrecon.operators:Diagonal",
         "finite_difference": "labrecon.operators:FiniteDifference",
@@ -58,6 +59,41 @@ def labrecon_priors() -> Registry:
 
 
 @hookimpl
+def labrecon_networks() -> Registry:
+    """The bundled networks: factories of a problem."""
+    return {
+        "admm-csnet": "labrecon.networks.admm_csnet:make_admm_csnet",
+        "admm-net": "labrecon.networks.admm_net:make_admm_net",
+        "alista": "labrecon.networks.alista:make_alista",
+        "de-grad": "labrecon.networks.deep_equilibrium:make_de_grad",
+        "de-prox": "labrecon.networks.deep_equilibrium:make_de_prox",
+        "equilibrium": "labrecon.networks.by_name:make_equilibrium",
+        "fbp-convnet": "labrecon.networks.fbp_convnet:make_fbp_convnet",
+        "fista-net": "labrecon.networks.fista_net:make_fista_net",
+        "ista-net": "labrecon.networks.ista_net:make_ista_net",
+        "ista-net-plus": "labrecon.networks.ista_net:make_ista_net_plus",
+        "learned-chambolle-pock": "labrecon.networks.learned_primal:make_learned_chambolle_pock",
+        "learned-primal": "labrecon.networks.learned_primal:make_learned_primal",
+        "lgd": "labrecon.networks.learned_gradient:make_lgd",
+        "lista": "labrecon.networks.lista:make_lista",
+        "lpd": "labrecon.networks.learned_primal_dual:make_lpd",
+        "modl": "labrecon.networks.modl:make_modl",
+        "pbnet": "labrecon.networks.pbnet:make_pbnet",
+        "pnp": "labrecon.networks.plug_and_play:make_pnp",
+        "unrolled": "labrecon.networks.by_name:make_unrolled",
+    }
+
+
+@hookimpl
+def labrecon_learners() -> Registry:
+    """The bundled learners: called with network, operator, noise and options."""
+    return {
+        "denoising": "labrecon.learners.denoiser:make_denoising",
+        "supervised": "labrecon.learners:Supervised",
+    }
+
+
+@hookimpl
 def labrecon_feasible_sets() -> Registry:
     """The bundled feasible sets."""
     return {
@@ -97,6 +133,7 @@ def labrecon_commands() -> Registry:
     """The bundled commands."""
     return {
         "recon": "labrecon.commands:recon",
+        "train": "labrecon.train_command:train",
         "describe": "labrecon.commands:describe",
         "check": "labrecon.commands:check",
         "new": "labrecon.commands:new",

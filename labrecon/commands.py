@@ -15,7 +15,17 @@ from labrecon.plugins import PluginReport, host
 if TYPE_CHECKING:
     from labrecon.testing import Outcome
 
-__all__ = ["check", "demo", "describe", "new", "plugins", "recon", "simulate"]
+__all__ = [
+    "check",
+    "demo",
+    "describe",
+    "new",
+    "plugins",
+    "print_json",
+    "print_rows",
+    "recon",
+    "simulate",
+]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Debug = Annotated[bool, typer.Option("-v", "--debug", help="Show tracebacks of errors.")]
@@ -35,6 +45,13 @@ def recon(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override, as in solver.iterations=50."),
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Run folder of `labrecon train`: use its network."),
+    ] = None,
+    other_geometry: Annotated[
+        bool, typer.Option("--other-geometry", help="Use the model on another geometry.")
+    ] = False,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on after Ctrl-C.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier output.")] = False,
@@ -51,13 +68,15 @@ def recon(
             output,
             recipe=recipe,
             overrides=settings or (),
+            model=model,
+            other_geometry=other_geometry,
             device=device,
             resume=resume,
             force=force,
             watcher=watcher,
         )
     if as_json:
-        _print_json(result.summary)
+        print_json(result.summary)
         return
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
@@ -85,7 +104,7 @@ def describe(
 
     found = look(name, host(), instrument)
     if as_json:
-        _print_json({"name": found.name, "kind": found.kind, **found.parts})
+        print_json({"name": found.name, "kind": found.kind, **found.parts})
         return
     typer.echo(f"{typer.style(found.name, bold=True)} · {found.kind}")
     if found.text:
@@ -93,7 +112,7 @@ def describe(
     for title, rows in found.parts.items():
         if rows:
             typer.echo("\n" + typer.style(title, bold=True))
-            _print_rows([(str(key), str(value)) for key, value in rows.items()])
+            print_rows([(str(key), str(value)) for key, value in rows.items()])
 
 
 def check(
@@ -124,7 +143,7 @@ def check(
     if listed:
         from labrecon.testing import SUITE
 
-        _print_rows([(each.name, each.title) for each in SUITE])
+        print_rows([(each.name, each.title) for each in SUITE])
         return
     if name is None:
         raise typer.BadParameter("name an instrument; `labrecon plugins -v` lists them")
@@ -140,7 +159,7 @@ def check(
 
         write_file(page, render_checks(report), force=force)
     if as_json:
-        _print_json(report.plain())
+        print_json(report.plain())
     else:
         counts = ", ".join(f"{n} {status}" for status, n in report.counts().items() if n)
         typer.echo(f"{name}: {counts}")
@@ -188,7 +207,7 @@ def simulate(
     found = find_instrument(instrument, host())
     scan = simulate_file(found, path, host=host(), seed=seed, geometry=geometry, force=force)
     if as_json:
-        _print_json({"file": str(path), "geometry": scan.geometry})
+        print_json({"file": str(path), "geometry": scan.geometry})
     else:
         typer.echo(f"{path}: data {' × '.join(map(str, scan.data.shape))}")
 
@@ -218,7 +237,7 @@ def new(
     files = create(name, folder, host=host(), template=chosen, title=title, author=author)
     target, package = folder / name, name.replace("-", "_")
     if as_json:
-        _print_json({"folder": str(target), "files": [str(file) for file in files]})
+        print_json({"folder": str(target), "files": [str(file) for file in files]})
         return
     for file in files:
         typer.echo(f"  {file}")
@@ -242,7 +261,7 @@ def plugins(
     kinds = {kind: host().names(kind) for kind in offered()}
     reports = host().reports.values()
     if as_json:
-        _print_json({"plugins": [asdict(report) for report in reports], "offers": kinds})
+        print_json({"plugins": [asdict(report) for report in reports], "offers": kinds})
         return
     for report in reports:
         _print_plugin(report, verbose)
@@ -289,10 +308,10 @@ def demo(
         entries = demonstrate(folder, device=device, watcher=watcher)
     index = folder / "index.html"
     if as_json:
-        _print_json({"index": str(index), "instruments": [entry.told() for entry in entries]})
+        print_json({"index": str(index), "instruments": [entry.told() for entry in entries]})
     else:
         for entry in entries:
-            _print_rows([(entry.instrument, entry.status, entry.detail)])
+            print_rows([(entry.instrument, entry.status, entry.detail)])
         typer.echo(f"open {index}")
     outcomes = {entry.status for entry in entries}
     # A demonstration in which nothing was shown has failed, too.
@@ -300,14 +319,16 @@ def demo(
         raise typer.Exit(4)
 
 
-def _print_rows(rows: list[tuple[str, ...]]) -> None:
+def print_rows(rows: list[tuple[str, ...]]) -> None:
+    """Print columns, each as wide as it must be."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         typer.echo(("  " + "  ".join([*cells, row[-1]])).rstrip())
 
 
-def _print_json(told: dict[str, Any]) -> None:
+def print_json(told: dict[str, Any]) -> None:
+    """Print plain values as one JSON object."""
     from labrecon.io.plain import dumps
 
     typer.echo(dumps(told))

@@ -172,7 +172,7 @@ def _fields(model: type[BaseModel]) -> Rows:
 
 
 def _options(factory: Callable[..., Any]) -> Rows:
-    skipped = ("self", "geometry", "scan", "prior", "path", "volume", "info")
+    skipped = ("self", "geometry", "scan", "prior", "path", "volume", "info", "problem", "host")
     parameters = inspect.signature(factory).parameters.values()
     return {
         p.name: "required" if p.default is p.empty else f"default {p.default!r}"

@@ -8,10 +8,13 @@ __all__ = [
     "ConformanceFailed",
     "Interrupted",
     "LabreconError",
+    "ModelError",
+    "ObjectsError",
     "OutputError",
     "RecipeError",
     "ReconstructionError",
     "ScanError",
+    "TrainingError",
 ]
 
 
@@ -27,14 +30,32 @@ class RecipeError(LabreconError):
     exit_code = 2
 
 
+class ModelError(LabreconError):
+    """A trained model is damaged, unknown, or was trained for something else."""
+
+    exit_code = 2
+
+
 class ScanError(LabreconError):
     """A scan can not be read, or its data can not be prepared."""
 
     exit_code = 3
 
 
+class ObjectsError(LabreconError):
+    """The objects to train on can not be read, or are not such as the operator takes."""
+
+    exit_code = 3
+
+
 class ReconstructionError(LabreconError):
     """The operator could not be built, or the solve failed."""
+
+    exit_code = 4
+
+
+class TrainingError(LabreconError):
+    """Training failed: a loss that is not finite, no memory, nothing to train."""
 
     exit_code = 4
 

@@ -76,25 +76,34 @@ class Hooks:
 
     @hookspec
     def labrecon_networks(self) -> Registry:  # type: ignore[empty-body]
-        """Named networks built from a solver, a prior and learnable parameters.
+        """Networks for `labrecon train`: ``make(problem, *, scale, seed, **options)``.
+
+        A factory returns a `labrecon.reconstructor.Reconstructor` for problems like the one given.
+        It is called again where a trained network is loaded, so that the same options must give
+        tensors of the same names and shapes. ``scale`` is the typical size of object values. A
+        parameter ``host`` gets the plugin host.
 
         Example:
             ```python
             @hookimpl
             def labrecon_networks():
-                return {"our-unrolled": "mylab.networks:OurUnrolled"}
+                return {"ours": "mylab.networks:make_ours"}  # labrecon train … --network ours
             ```
         """
 
     @hookspec
     def labrecon_learners(self) -> Registry:  # type: ignore[empty-body]
-        """Learners: what `labrecon.fit` trains, subclasses of `labrecon.Learner`.
+        """Learners for `labrecon train`: ``make(network, operator, noise, **options)``.
+
+        They are subclasses of `labrecon.Learner`, or functions that return one, whose batches are
+        those of `labrecon.learners.ObjectSamples` or `PairSamples`; the options stand in
+        ``[learner]``.
 
         Example:
             ```python
             @hookimpl
             def labrecon_learners():
-                return {"dark-field": "mylab.learners:DarkField"}
+                return {"dark-field": "mylab.learners:DarkField"}  # [learner] name = "dark-field"
             ```
         """
 

@@ -13,6 +13,7 @@ from labrecon import plugins, stages
 from labrecon.instrument import Instrument
 from labrecon.interruption import Checkpoint, check_not_interrupted
 from labrecon.io.atomic import check_output
+from labrecon.io.model import load_model
 from labrecon.plan import Plan, Writer, find_instrument, make_plans, make_writer
 from labrecon.plugins import Host
 from labrecon.recipe import Recipe, load_recipe
@@ -37,6 +38,7 @@ class Job:
         clock: seconds per stage.
         force: replace an earlier output.
         checkpoint: the interrupted run that is resumed.
+        other_geometry: whether a model may be used on a geometry that it was not trained for.
         warnings: what went wrong without stopping it.
     """
 
@@ -51,6 +53,7 @@ class Job:
     clock: Clock
     force: bool
     checkpoint: Checkpoint | None
+    other_geometry: bool = False
     warnings: list[str] = field(default_factory=list)
 
     def tell(self, event: str, **told: Any) -> None:
@@ -71,11 +74,16 @@ def open_job(
     watcher: Watcher | None,
     host: Host | None,
     resume: bool = False,
+    model: str | Path | None = None,
+    other_geometry: bool = False,
 ) -> Job:
     """Resolve and check everything that can be checked before any long work.
 
+    With a model, and unless another recipe is asked for, scans are prepared as in its training.
+
     Raises:
         RecipeError: instrument, recipe, names or options; or there is nothing to resume.
+        ModelError: the model can not be read, or was trained for another instrument.
         OutputError: ``out`` is taken, or an interrupted run waits beside it.
         ReconstructionError: there is no such device.
     """
@@ -87,8 +95,14 @@ def open_job(
         recipe = checkpoint.told["recipe"]
     if isinstance(instrument, str):
         instrument = find_instrument(instrument, host)
+    trained = None if model is None else load_model(Path(model))
+    if trained is not None:
+        trained.require_instrument(instrument.name)
+        if recipe == "recon":
+            card = trained.card
+            recipe = {"seed": card.seed, "prepare": card.prepare, "operator": card.operator}
     loaded = load_recipe(recipe, instrument, overrides)
-    plans = make_plans(loaded, instrument, host)
+    plans = make_plans(loaded, instrument, host, trained)
     writer = make_writer(loaded, host)
     check_output(out, force=force)
     if not resume:
@@ -105,4 +119,5 @@ def open_job(
         Clock(watcher=watcher),
         force,
         checkpoint,
+        other_geometry,
     )

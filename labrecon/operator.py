@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,10 @@ from labrecon.space import Space, SpaceError, inner, per_element, squared_norm
 
 if TYPE_CHECKING:
     from labrecon.design import FeasibleSet
+
+Result = TypeVar("Result")
+#: Whether mixed precision is on for any device; five times faster than asking for the one of x.
+_mixed_precision: Callable[[], bool] = torch._C._is_any_autocast_enabled
 
 __all__ = [
     "GradientError",
@@ -54,6 +58,20 @@ def _projection(t: Tensor) -> tuple[float, float]:
     return float(flat.sum()), float(torch.dot(torch.sin(steps * steps + 0.7 * steps + 1), flat))
 
 
+def _in_full_precision(method: Callable[..., Result]) -> Callable[..., Result]:
+    """The method with mixed precision off: what an instrument does is not a network's layer."""
+
+    @functools.wraps(method)
+    def precise(self: Any, *args: Any, **kwargs: Any) -> Result:
+        if not _mixed_precision():
+            return method(self, *args, **kwargs)
+        x = args[0] if args else next(iter(kwargs.values()))
+        with torch.autocast(x.device.type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return precise
+
+
 class Operator(nn.Module):
     """A map ``y = A(x)`` from ``domain`` to ``range``; `forward` is all that a lab must write.
 
@@ -84,14 +102,16 @@ class Operator(nn.Module):
     threadsafe: bool = False
     _fixed: tuple[str, ...] = ()
     _checked: ClassVar[tuple[str, ...]] = ("adjoint",)
+    _precise: ClassVar[tuple[str, ...]] = ("normal", "solve", "initial", "pullback")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Give every override of `adjoint` the space check of the base class."""
+        """Give overrides what the base class does: space checks, full precision."""
         super().__init_subclass__(**kwargs)
-        for name in cls._checked:
-            method = cls.__dict__.get(name)
-            if method is not None:
-                setattr(cls, name, _check_range(method))
+        for names, wrap in ((cls._checked, _check_range), (cls._precise, _in_full_precision)):
+            for name in names:
+                method = cls.__dict__.get(name)
+                if method is not None:
+                    setattr(cls, name, wrap(method))
 
     def __init__(self, domain: Space, range: Space) -> None:
         super().__init__()
@@ -117,7 +137,11 @@ class Operator(nn.Module):
         if values:
             return self.at(**values)(x)
         self.domain.check(x, f"{self.name}: input")
-        y: Tensor = super().__call__(x)
+        if _mixed_precision():
+            with torch.autocast(x.device.type, enabled=False):
+                y: Tensor = super().__call__(x)
+        else:
+            y = super().__call__(x)
         self.range.check(y, f"{self.name}: output of forward")
         return y
 
@@ -168,6 +192,7 @@ class Operator(nn.Module):
             x = self.domain.zeros(*self.range.batch(y), device=y.device).requires_grad_()
             return self._transpose(self(x), x, y, differentiable)
 
+    @_in_full_precision
     def _transpose(self, y: Tensor, x: Tensor, v: Tensor, differentiable: bool) -> Tensor:
         """``J(x)ᴴ v`` from the graph that leads from ``x`` to ``y``."""
         g = None
@@ -183,6 +208,7 @@ class Operator(nn.Module):
             )
         return g
 
+    @_in_full_precision
     def normal(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """``Aᴴ W A x``; override where it is cheaper than the two halves (Toeplitz)."""
         y = self(x)
@@ -203,6 +229,7 @@ class Operator(nn.Module):
 
     # -- what solvers ask for ------------------------------------------------------------------
 
+    @_in_full_precision
     def initial(self, y: Tensor) -> Tensor:
         """A first estimate of ``x``: ``α Aᴴ y`` with the ``α`` that fits ``y`` best."""
         if not self.linear:
@@ -243,6 +270,7 @@ class Operator(nn.Module):
         """Tensors that the map depends on and that are neither parameters nor buffers."""
         return ()
 
+    @_in_full_precision
     def solve(
         self,
         rhs: Tensor,
@@ -376,10 +404,12 @@ class Operator(nn.Module):
 
 
 def _check_range(adjoint: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    precise = _in_full_precision(adjoint)
+
     @functools.wraps(adjoint)
     def checked(self: Operator, y: Tensor) -> Tensor:
         self.range.check(y, f"{self.name}: input of adjoint")
-        x = adjoint(self, y)
+        x: Tensor = precise(self, y)
         self.domain.check(x, f"{self.name}: output of adjoint")
         return x
 

@@ -16,15 +16,27 @@ from torch import Tensor
 
 from labrecon.errors import RecipeError
 from labrecon.instrument import Instrument, Scan
+from labrecon.io.model import SavedModel
 from labrecon.plugins import ConflictError, Host, UnknownNameError, resolve
 from labrecon.prior import Prior
-from labrecon.recipe import Compare, OpenTable, PriorTable, Recipe, SolverTable, nearest
+from labrecon.problem import Problem
+from labrecon.recipe import (
+    Compare,
+    OpenTable,
+    PriorTable,
+    Recipe,
+    SolverTable,
+    Written,
+    nearest,
+)
 from labrecon.solver import Solver
+from labrecon.solvers.trained import Trained, with_unit_noise
 from labrecon.tomlfile import Key
 
 __all__ = [
     "Plan",
     "Writer",
+    "check_options",
     "find_instrument",
     "find_subject",
     "get",
@@ -46,7 +58,8 @@ class Plan:
         operator: options of `Instrument.operator`.
         solver: limits of the solve.
         prior: weight of the prior.
-        build: makes the solver, given the prior's weight.
+        build: makes the solver, given the prior's weight and, where it is trained, the problem.
+        model: the trained network that takes the place of solver and prior.
     """
 
     title: str
@@ -54,7 +67,8 @@ class Plan:
     operator: dict[str, Any]
     solver: SolverTable
     prior: PriorTable
-    build: Callable[[float | None], Solver]
+    build: Callable[[float | None, Problem | None], Solver]
+    model: SavedModel | None = None
 
 
 def find_instrument(name: str, host: Host) -> Instrument:
@@ -100,18 +114,46 @@ def _from_path(name: str) -> Any:
         sys.path.remove(here)
 
 
-def make_plans(recipe: Recipe, instrument: Instrument, host: Host) -> list[Plan]:
+def make_plans(
+    recipe: Recipe, instrument: Instrument, host: Host, model: SavedModel | None = None
+) -> list[Plan]:
     """The main reconstruction and those to compare with it.
+
+    Args:
+        recipe: what to do.
+        instrument: whose steps and operator it names.
+        host: where names are looked up.
+        model: a trained network in the place of the main solver and prior.
 
     Raises:
         RecipeError: a step, solver or prior that nobody offers, an option that it does not take,
             or a value that it refuses.
     """
     main = _plan(recipe, None, 0, instrument, host)
+    if model is not None:
+        main = _with_model(main, model, host)
     return [
         main,
         *(_plan(recipe, other, i, instrument, host) for i, other in enumerate(recipe.compare)),
     ]
+
+
+def _with_model(plan: Plan, model: SavedModel, host: Host) -> Plan:
+    def build(weight: float | None, problem: Problem | None = None) -> Solver:
+        assert problem is not None
+        term = model.card.data_term
+        posed = with_unit_noise(problem) if term == "unit" else problem
+        return Trained(model.build(posed, host), data_term=term)
+
+    return Plan(
+        f"{model.card.network} (trained)",
+        plan.steps,
+        plan.operator,
+        SolverTable(name="trained", objective=False),
+        PriorTable(),
+        build,
+        model,
+    )
 
 
 def make_writer(recipe: Recipe, host: Host) -> Writer:
@@ -119,7 +161,7 @@ def make_writer(recipe: Recipe, host: Host) -> Writer:
     table = recipe.output
     where = recipe.where("output", "format")
     write = get(host, "writers", table.format, where)
-    _check_options(write, table.options, ("path", "volume", "info"), recipe, ("output",))
+    check_options(write, table.options, ("path", "volume", "info"), recipe, ("output",))
 
     if table.options:
         _try_writer(write, table.options, where)
@@ -182,7 +224,7 @@ def _plan(
             prior, prior_at = other.prior, (*at, "prior")
         else:
             inherited = True
-    _check_options(instrument.operator, options, ("geometry",), recipe, (*at, "operator"))
+    check_options(instrument.operator, options, ("geometry",), recipe, (*at, "operator"))
     make = get(host, "solvers", solver.name, recipe.where(*solver_at, "name"))
     takes_prior = "prior" in inspect.signature(make).parameters
     if not takes_prior and prior.name != "zero":
@@ -192,14 +234,14 @@ def _plan(
                 f"another solver, or prior.name = 'zero' instead of {prior.name!r}"
             )
         prior = PriorTable()
-    _check_options(make, solver.options, ("prior",), recipe, solver_at)
+    check_options(make, solver.options, ("prior",), recipe, solver_at)
     make_prior = get(host, "priors", prior.name, recipe.where(*prior_at, "name"))
     _check_prior(make_prior, prior, recipe, prior_at)
 
     solver_options = _seeded(make, solver.options, recipe)
     prior_options = _seeded(make_prior, prior.options, recipe)
 
-    def build(weight: float | None) -> Solver:
+    def build(weight: float | None, problem: Problem | None = None) -> Solver:
         given = {} if weight is None else {"weight": weight}
         known: Prior = make_prior(**prior_options, **given)
         built: Solver = make(**solver_options, **({"prior": known} if takes_prior else {}))
@@ -208,7 +250,7 @@ def _plan(
     # A value that a constructor refuses should be told now, not after the data are prepared.
     where = f"{recipe.where(*solver_at)} or {recipe.where(*prior_at)}"
     try:
-        build(1.0 if prior.relative_weight is not None else prior.weight)
+        build(1.0 if prior.relative_weight is not None else prior.weight, None)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{where}: {solver.name} with {prior.name}: {error}") from error
     title = other.title if other else _title(solver, prior)
@@ -230,7 +272,7 @@ def _step(
             f"{', '.join(instrument.steps) or 'none'}"
         )
     function: Callable[..., Scan] = resolve(instrument.steps[table.step])
-    _check_options(function, table.options, ("scan",), recipe, at)
+    check_options(function, table.options, ("scan",), recipe, at)
     return table.step, function, _seeded(function, table.options, recipe)
 
 
@@ -249,16 +291,25 @@ def _check_prior(make: Callable[..., Any], table: PriorTable, recipe: Recipe, at
         key = "weight" if table.weight is not None else "relative_weight"
         raise RecipeError(f"{recipe.where(*at, key)}: the prior {table.name!r} has no weight")
     given = ("weight",) if weighted else ()
-    _check_options(make, table.options, given, recipe, at)
+    check_options(make, table.options, given, recipe, at)
 
 
-def _check_options(
+def check_options(
     factory: Callable[..., Any],
     options: Mapping[str, Any],
     given: tuple[str, ...],
-    recipe: Recipe,
+    recipe: Written,
     at: Key,
 ) -> None:
+    """Raise `RecipeError` on an option that a factory does not take.
+
+    Args:
+        factory: a class or function.
+        options: as the recipe has them.
+        given: parameters that labrecon fills in itself.
+        recipe: says where an option was written.
+        at: key of the table.
+    """
     names = option_names(factory, given)
     if names is None:
         return

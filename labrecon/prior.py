@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from labrecon.space import squared_norm
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from labrecon.operator import Operator
     from labrecon.space import Space
 
@@ -20,6 +24,7 @@ __all__ = [
     "PriorError",
     "Zero",
     "moreau",
+    "residual_inverse",
     "soft_threshold",
 ]
 
@@ -112,7 +117,59 @@ def moreau(prior: Prior, u: Tensor, step: Tensor | float) -> Tensor:
 
 
 def soft_threshold(x: Tensor, threshold: Tensor | float) -> Tensor:
-    """``x max(1 − t/|x|, 0)``: shrinks the modulus by ``t``, keeps sign or phase."""
+    """``x max(1 − t/|x|, 0)``: shrinks the modulus by ``t``, keeps sign or phase.
+
+    A negative ``t``, which networks learn, lengthens every sample but 0 by ``|t|``.
+    """
+    if not x.is_complex():
+        # The quotient below loses its derivative to rounding where |x| is far below |t|.
+        return x.sign() * (x.abs() - threshold).clamp_min(0)
     modulus = x.abs()
     shrunk = (modulus - threshold).clamp_min(0)
     return x * (shrunk / torch.where(modulus > 0, modulus, 1.0))
+
+
+def residual_inverse(
+    f: Callable[[Tensor], Tensor],
+    u: Tensor,
+    ndim: int | None = None,
+    iterations: int = 200,
+) -> Tensor:
+    """The ``x`` with ``x + f(x) = u``, by ``x ← u − f(x)``: undoes a residual network.
+
+    It converges where ``f`` contracts, by the factor ``Lip(f)`` per iteration, and ends at
+    rounding. A gradient step is undone with ``f = −τ ∇D``, where ``τ Lip(∇D) < 1``.
+
+    Args:
+        f: the residual.
+        u: ``(*batch, *shape)``.
+        ndim: number of the last axes that make one element, each judged alone (default all).
+        iterations: most of them.
+
+    Raises:
+        NotInvertibleError: it does not converge: ``f`` contracts too little, or not at all.
+    """
+    # Each rounding left here grows with every layer that is undone after it.
+    rounding = torch.finfo(u.dtype).eps / 4
+    ndim = u.ndim if ndim is None else ndim
+    # Where x is near zero, it is known to the rounding of u.
+    size = squared_norm(u, ndim)
+    x, changes, stalled = u, [float("inf")], 0
+    for _ in range(iterations):
+        following = u - f(x)
+        change = squared_norm(following - x, ndim)
+        scale = torch.maximum(size, squared_norm(following, ndim))
+        changes.append(float((change / torch.where(scale > 0, scale, 1.0)).amax().sqrt()))
+        x = following
+        if changes[-1] <= rounding:
+            return x
+        stalled = 0 if changes[-1] < min(changes[:-1]) else stalled + 1
+        if stalled == 3:
+            break
+    # Where sums are long, rounding keeps the change above a few eps.
+    if min(changes) <= 1000 * rounding:
+        return x
+    raise NotInvertibleError(
+        f"x = u − f(x) has not converged after {len(changes) - 1} iterations (the last changed x "
+        f"by {changes[-1]:.1e} of its norm): f does not contract, or hardly"
+    )

@@ -28,11 +28,13 @@ class _Bars:
         self.progress.update(self.waiting, description=name)
 
     def step(self, title: str, record: Mapping[str, float], iterations: int) -> None:
-        """Advance the bar of a solve."""
+        """Advance the bar of a solve, or of a training."""
         if title not in self.bars:
             self.bars[title] = self.progress.add_task(title, total=iterations, change="")
-        change = f"change {record['change']:.1e}"
-        self.progress.update(self.bars[title], completed=record["iteration"], change=change)
+        told = "change" if "change" in record else "loss"
+        done = record.get("iteration", record.get("step", 0.0))
+        change = f"{told} {record[told]:.1e}"
+        self.progress.update(self.bars[title], completed=done, change=change)
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Compare",
+    "OpenTable",
     "OutputTable",
     "Prepare",
     "PriorTable",
     "Recipe",
     "SolverTable",
+    "Table",
+    "Written",
+    "find_document",
     "load_recipe",
     "nearest",
+    "validated",
 ]
 
 
@@ -102,16 +107,9 @@ class Compare(Table):
     prior: PriorTable | None = None
 
 
-class Recipe(Table):
-    """Everything that decides how a scan is reconstructed."""
+class Written(Table):
+    """A recipe of any kind, which knows where its keys were written."""
 
-    seed: int = 0
-    prepare: list[Prepare] = []
-    operator: dict[str, Any] = {}
-    solver: SolverTable = SolverTable()
-    prior: PriorTable = PriorTable()
-    output: OutputTable = OutputTable()
-    compare: list[Compare] = []
     _document: Document = PrivateAttr(default_factory=lambda: Document("the recipe", {}))
 
     def where(self, *key: str | int) -> str:
@@ -121,6 +119,21 @@ class Recipe(Table):
     def plain(self) -> dict[str, Any]:
         """The recipe as plain values, without what was left at its default of nothing."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+W = TypeVar("W", bound=Written)
+
+
+class Recipe(Written):
+    """Everything that decides how a scan is reconstructed."""
+
+    seed: int = 0
+    prepare: list[Prepare] = []
+    operator: dict[str, Any] = {}
+    solver: SolverTable = SolverTable()
+    prior: PriorTable = PriorTable()
+    output: OutputTable = OutputTable()
+    compare: list[Compare] = []
 
 
 def load_recipe(
@@ -139,17 +152,33 @@ def load_recipe(
         RecipeError: unknown recipe, invalid TOML, unknown key or impossible value; the message
             names the file, the line, the key and the nearest valid key.
     """
-    document = tomlfile.override(_document(source, instrument), overrides)
+    return validated(Recipe, find_document(source, instrument, "recon"), overrides)
+
+
+def validated(kind: type[W], document: Document, overrides: Iterable[str] = ()) -> W:
+    """A document, with overrides, as a recipe of some kind.
+
+    Raises:
+        RecipeError: see `load_recipe`.
+    """
+    document = tomlfile.override(document, overrides)
     try:
-        recipe = Recipe.model_validate(document.values)
+        recipe = kind.model_validate(document.values)
     except ValidationError as error:
-        told = [_explain(document, item) for item in error.errors()]
+        told = [_explain(document, item, kind) for item in error.errors()]
         raise RecipeError("\n".join(told)) from None
     recipe._document = document
     return recipe
 
 
-def _document(source: str | Path | Mapping[str, Any], instrument: Instrument) -> Document:
+def find_document(
+    source: str | Path | Mapping[str, Any], instrument: Instrument, task: str
+) -> Document:
+    """The values of a recipe; nothing where ``source`` is the task and the instrument has none.
+
+    Raises:
+        RecipeError: unknown recipe, a file that can not be read, or invalid TOML.
+    """
     if isinstance(source, Mapping):
         return Document("the recipe", dict(source))
     known = instrument.recipes()
@@ -159,7 +188,7 @@ def _document(source: str | Path | Mapping[str, Any], instrument: Instrument) ->
     path = Path(source)
     if path.suffix == ".toml" or path.is_file():
         return tomlfile.read(path)
-    if source == "recon":
+    if source == task:
         return Document("the default recipe", {})
     raise RecipeError(
         f"there is no recipe {str(source)!r}: it is neither a file nor a recipe of "
@@ -174,13 +203,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _explain(document: Document, item: Any) -> str:
+def _explain(document: Document, item: Any, kind: type[BaseModel]) -> str:
     key: Key = tuple(item["loc"])
     table = ".".join(map(str, key[:-1]))
     name = str(key[-1]) if key else ""
     at = f"[{table}]" if table else "the recipe"
     if item["type"] == "extra_forbidden":
-        keys = list(_model_at(key[:-1]).model_fields)
+        keys = list(_model_at(kind, key[:-1]).model_fields)
         return (
             f"{document.where(key)}: {at} has no key {name!r}{nearest(name, keys)}; "
             f"its keys are {', '.join(keys)}"
@@ -192,13 +221,18 @@ def _explain(document: Document, item: Any) -> str:
     return f"{document.where(key)}: {'.'.join(map(str, key)) or 'recipe'}: {message}{given}"
 
 
-def _model_at(key: Key) -> type[BaseModel]:
-    models: dict[str, type[BaseModel]] = {
-        "prepare": Prepare,
-        "solver": SolverTable,
-        "prior": PriorTable,
-        "output": OutputTable,
-        "compare": Compare,
-    }
-    names = [part for part in key if isinstance(part, str)]
-    return models[names[-1]] if names else Recipe
+def _model_at(kind: type[BaseModel], key: Key) -> type[BaseModel]:
+    """The table that stands at a key."""
+    for name in key:
+        if isinstance(name, str):
+            found = _tables_in(kind.model_fields[name].annotation)
+            kind = next(found, kind)
+    return kind
+
+
+def _tables_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The tables that a field may hold: ``Prepare`` in ``list[Prepare]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _tables_in(argument)

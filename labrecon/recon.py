@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from labrecon import stages
-from labrecon.errors import Interrupted, LabreconError, OutputError, ScanError
+from labrecon.errors import Interrupted, LabreconError, ModelError, OutputError, ScanError
 from labrecon.instrument import Instrument, Scan
 from labrecon.interruption import Checkpoint
 from labrecon.io.atomic import new_folder, write_text
 from labrecon.io.plain import dumps, plain
 from labrecon.io.provenance import collect, hash_inputs
 from labrecon.job import Job, open_job
+from labrecon.operator import Operator
 from labrecon.plan import Plan
 from labrecon.plugins import Host
 from labrecon.report import ReportData, render
@@ -58,6 +59,8 @@ def reconstruct(
     *,
     recipe: str | Path | Mapping[str, Any] = "recon",
     overrides: Iterable[str] = (),
+    model: str | Path | None = None,
+    other_geometry: bool = False,
     device: str = "auto",
     resume: bool = False,
     force: bool = False,
@@ -75,6 +78,9 @@ def reconstruct(
         out: a folder that does not exist yet.
         recipe: a TOML file, a name from ``instrument.recipes()``, or values.
         overrides: dotted assignments on top of the recipe: ``"solver.iterations=50"``.
+        model: run folder of `labrecon train`: its network takes the place of solver and prior,
+            and scans are prepared as in its training, unless ``recipe`` says otherwise.
+        other_geometry: use the model on a geometry that it was not trained for.
         device: a torch device, or ``"auto"`` for the first GPU if there is one.
         resume: go on with an interrupted run; its saved recipe is used.
         force: replace ``out`` if it is an earlier output.
@@ -83,6 +89,7 @@ def reconstruct(
 
     Raises:
         RecipeError: recipe, name or option; exit code 2.
+        ModelError: the model is damaged, or was trained for something else; 2.
         ScanError: the scan can not be read or prepared; 3.
         ReconstructionError: memory, divergence, an unsuitable solver; 4.
         OutputError: ``out`` is taken or can not be written; 5.
@@ -100,6 +107,8 @@ def reconstruct(
         watcher=watcher,
         host=host,
         resume=resume,
+        model=model,
+        other_geometry=other_geometry,
     )
     job.tell("labrecon_scan_started", path=str(path), recipe=job.recipe.plain())
     try:
@@ -127,6 +136,8 @@ def reconstruct_scan(
     *,
     recipe: str | Path | Mapping[str, Any] = "recon",
     overrides: Iterable[str] = (),
+    model: str | Path | None = None,
+    other_geometry: bool = False,
     device: str = "auto",
     force: bool = False,
     watcher: Watcher | None = None,
@@ -143,6 +154,8 @@ def reconstruct_scan(
         force=force,
         watcher=watcher,
         host=host,
+        model=model,
+        other_geometry=other_geometry,
     )
     return _carry_out(job, scan, None)
 
@@ -200,12 +213,21 @@ def _solve_all(job: Job, scan: Scan, inputs: Inputs, solved: list[Solution]) -> 
     with job.clock("prepare"):
         prepared = stages.prepare(job.instrument, scan, plan)
     with job.clock("operator"):
-        task = stages.pose(job.instrument, prepared, plan, job.device)
+        operator = stages.make_operator(
+            job.instrument, prepared.geometry, plan.operator, job.device
+        )
+        _require_trained_for(job, prepared, operator)
+        task = stages.pose(job.instrument, prepared, plan, job.device, operator)
     with job.clock("solve"):
         begun = job.checkpoint.solution(task.solver, job.device) if job.checkpoint else None
         solution = stages.run(task, job.clock.watcher, begun)
     _stop_if_interrupted(job, task, solution, solution, inputs)
     solved.append(solution)
+    if plan.model is not None and solution.status == "iterations":
+        job.warnings.append(
+            f"{plan.title}: its fixed point was not reached; the result is not what it was "
+            "trained to be"
+        )
     with job.clock("residual"):
         main = stages.judge(task, solution)
     outcomes = [main]
@@ -221,6 +243,24 @@ def _solve_all(job: Job, scan: Scan, inputs: Inputs, solved: list[Solution]) -> 
         except LabreconError as error:
             job.warnings.append(f"the comparison {other.title!r} failed: {error}")
     return outcomes
+
+
+def _require_trained_for(job: Job, scan: Scan, operator: Operator) -> None:
+    """Raise, or warn where it is accepted, on a model that was trained for another acquisition."""
+    model = job.plans[0].model
+    if model is None:
+        return
+    found = model.differences(scan.geometry, operator, job.instrument.calibrated)
+    if not found:
+        return
+    told = "".join(f"\n  {line}" for line in found)
+    if not job.other_geometry:
+        raise ModelError(
+            f"the model in {model.folder} was trained for another acquisition:{told}\n"
+            "train one for this geometry, or use --other-geometry if the network should be tried "
+            "on it all the same"
+        )
+    job.warnings.append(f"the model was trained for another acquisition:{told}")
 
 
 def _comparison(job: Job, plan: Plan, main: Outcome) -> Task:
@@ -261,6 +301,7 @@ def _report(job: Job, data: ReportData) -> str:
 def _write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
     facts = summarize(outcomes, job.host, job.warnings)
     scan = outcomes[0].task.scan
+    model = outcomes[0].task.plan.model
     provenance = collect(
         host=job.host,
         inputs=inputs or [],
@@ -273,6 +314,7 @@ def _write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
         seed=job.recipe.seed,
         geometry=scan.geometry,
         steps=scan.steps,
+        **({} if model is None else {"model": model.told()}),
         **facts,
     )
     data = ReportData(job.instrument, job.source, outcomes, provenance, job.warnings)

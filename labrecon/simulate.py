@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ValidationError
 
 from labrecon.errors import OutputError, RecipeError
 from labrecon.instrument import Instrument, ReaderError, Scan
 from labrecon.plugins import Host
-from labrecon.stages import readers_of
+from labrecon.stages import read_geometry, readers_of
 
 __all__ = ["simulate_file"]
 
@@ -42,7 +41,7 @@ def simulate_file(
         OutputError: the file exists, or can not be written.
     """
     writer = _writer(instrument, path, host)
-    known = instrument.example() if geometry is None else _geometry(instrument, geometry)
+    known = instrument.example() if geometry is None else read_geometry(instrument, geometry)
     if path.exists() and not force:
         raise OutputError(f"{path} exists; name another file, or use --force to replace it")
     scan = instrument.simulate(known, torch.Generator().manual_seed(seed))
@@ -92,12 +91,3 @@ def _writer(instrument: Instrument, path: Path, host: Host) -> Any:
             return reader
     told = ", ".join(f"{name} ({getattr(r, 'suffix', 'any')})" for name, r in writers.items())
     raise RecipeError(f"{path.name}: {instrument.name!r} writes {told}")
-
-
-def _geometry(instrument: Instrument, path: Path) -> BaseModel:
-    try:
-        return instrument.Geometry.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"{path} can not be read: {error}") from error
-    except ValidationError as error:
-        raise RecipeError(f"{path} is no geometry of {instrument.name!r}: {error}") from error

@@ -137,15 +137,22 @@ class Solver(nn.Module):
         """
         raise NotInvertibleError(f"{self.name} has no inverse step")
 
-    def stationary(self, problem: Problem, state: Any) -> State:
+    def stationary(self, problem: Problem, state: Any) -> tuple[State, dict[str, Any]]:
         """The map whose fixed point is the solution: `step` with counters and constants held.
 
         A method that is no fixed-point iteration (conjugate gradients) gives another map with the
         same solution.
         """
-        following, _ = self.step(problem, state)
-        held = following.tensors(constants=False)
-        same: State = state.with_tensors(held)
+        following, told = self.step(problem, state)
+        same: State = state.with_tensors(following.tensors(constants=False))
+        return same, told
+
+    def settled(self, problem: Problem, state: Any) -> State:
+        """``state`` with those constants fit for `stationary` that are found on the way.
+
+        By default as it is; a method that searches for its step size goes a few steps.
+        """
+        same: State = state
         return same
 
     def penalty(self, x: Tensor, ndim: int) -> Tensor:

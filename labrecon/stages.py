@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from labrecon.errors import LabreconError, ReconstructionError, ScanError
+from labrecon.errors import LabreconError, RecipeError, ReconstructionError, ScanError
 from labrecon.instrument import Instrument, Reader, ReaderError, Scan
 from labrecon.operator import Operator
 from labrecon.plan import Plan
@@ -31,10 +32,12 @@ __all__ = [
     "Watcher",
     "find_reader",
     "judge",
+    "make_operator",
     "pick_device",
     "pose",
     "prepare",
     "read",
+    "read_geometry",
     "readers_of",
     "run",
 ]
@@ -152,6 +155,20 @@ def find_reader(instrument: Instrument, path: Path, host: Host) -> tuple[str, Re
     )
 
 
+def read_geometry(instrument: Instrument, path: Path) -> BaseModel:
+    """The geometry in a JSON file.
+
+    Raises:
+        RecipeError: it can not be read, or is no geometry of the instrument.
+    """
+    try:
+        return instrument.Geometry.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} can not be read: {error}") from error
+    except ValidationError as error:
+        raise RecipeError(f"{path} is no geometry of {instrument.name!r}: {error}") from error
+
+
 def read(instrument: Instrument, path: Path, host: Host) -> Scan:
     """The scan in a file.
 
@@ -192,6 +209,19 @@ def prepare(instrument: Instrument, scan: Scan, plan: Plan) -> Scan:
     return scan
 
 
+def make_operator(
+    instrument: Instrument, geometry: Any, options: Mapping[str, Any], device: torch.device
+) -> Operator:
+    """The forward model of an acquisition.
+
+    Raises:
+        ReconstructionError: no memory for it, or the geometry is impossible.
+    """
+    with _explained(f"{instrument.name} operator"):
+        operator: Operator = instrument.operator(geometry, **options).to(device)
+        return operator
+
+
 def pose(
     instrument: Instrument,
     scan: Scan,
@@ -217,16 +247,16 @@ def pose(
         instrument.check(scan)
     except ReaderError as error:
         raise ScanError(str(error)) from error
+    if operator is None:
+        operator = make_operator(instrument, scan.geometry, plan.operator, device)
     with _explained(f"{instrument.name} operator"):
-        if operator is None:
-            operator = instrument.operator(scan.geometry, **plan.operator).to(device)
         noise = copy.deepcopy(scan.noise).to(device)
         weights = None if scan.weights is None else scan.weights.to(device)
         problem = Problem(operator, scan.data.to(device), noise, weights)
     with _explained(plan.title):
         problem.validate()
         weight = _weight(plan, problem)
-        return Task(plan, scan, problem, plan.build(weight).to(device), weight)
+        return Task(plan, scan, problem, plan.build(weight, problem).to(device), weight)
 
 
 def run(task: Task, watcher: Watcher | None = None, begun: Solution | None = None) -> Solution:
@@ -278,7 +308,8 @@ def _solve(task: Task, watcher: Watcher | None, state: State | None) -> Solution
         objective=table.objective and not one_step,
         callbacks=[watch],
     )
-    if one_step and solution.status == "iterations":
+    unfinished = bool(solution.history) and "unfinished" in solution.history[-1]
+    if one_step and solution.status == "iterations" and not unfinished:
         return dataclasses.replace(solution, status="converged")
     return solution
 

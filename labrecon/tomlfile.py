@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
+import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ class Document:
         name: what messages call it: a file name, or "recipe 'recon' of 'ct'".
         values: the tables and values.
         lines: line number of each key, for a file.
-        overrides: the text of the command-line override that set a key.
+        overrides: the words of the command line that set a key.
     """
 
     name: str
@@ -39,7 +41,7 @@ class Document:
         """Where a key, or the nearest thing around it, was written."""
         for end in range(len(key), 0, -1):
             if key[:end] in self.overrides:
-                return f"--set {self.overrides[key[:end]]}"
+                return self.overrides[key[:end]]
             if key[:end] in self.lines:
                 return f"{self.name}, line {self.lines[key[:end]]}"
         return self.name
@@ -112,8 +114,85 @@ def override(document: Document, assignments: Iterable[str]) -> Document:
         if not equals or not dotted.strip():
             raise RecipeError(f"--set {text}: expected key=value, as in solver.iterations=50")
         key = _assign(values, _split(dotted), _value(literal.strip()), text)
-        texts[key] = text
+        texts[key] = f"--set {text}"
     return Document(document.name, values, document.lines, texts)
+
+
+def with_value(document: Document, key: tuple[str, ...], value: Any, told: str) -> Document:
+    """The document with one value that was given by words of the command line of its own.
+
+    Args:
+        document: to change.
+        key: of the value.
+        value: of the key.
+        told: the words, for messages: ``"--network unrolled"``.
+    """
+    values = copy.deepcopy(document.values)
+    table = values
+    for name in key[:-1]:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"{document.where(key)}: {name} is not a table")
+    table[key[-1]] = value
+    return Document(document.name, values, document.lines, {**document.overrides, key: told})
+
+
+def dumps(values: Mapping[str, Any]) -> str:
+    """Tables and values as TOML; `tomllib` reads the same values back.
+
+    Raises:
+        TypeError: a value that TOML does not have (None, dates).
+
+    Example:
+        >>> print(dumps({"seed": 1, "fit": {"epochs": 5}, "prepare": [{"step": "add"}]}))
+        seed = 1
+        <BLANKLINE>
+        [fit]
+        epochs = 5
+        <BLANKLINE>
+        [[prepare]]
+        step = "add"
+        <BLANKLINE>
+    """
+    return "\n".join(_lines(values, "")).lstrip("\n") + "\n"
+
+
+def _lines(table: Mapping[str, Any], path: str) -> Iterator[str]:
+    tables = {k: v for k, v in table.items() if isinstance(v, Mapping)}
+    arrays = {k: v for k, v in table.items() if _is_array(v)}
+    for key, value in table.items():
+        if key not in tables and key not in arrays:
+            yield f"{_key(key)} = {_literal(value)}"
+    for key, value in tables.items():
+        yield from ("", f"[{path}{_key(key)}]")
+        yield from _lines(value, f"{path}{_key(key)}.")
+    for key, entries in arrays.items():
+        for entry in entries:
+            yield from ("", f"[[{path}{_key(key)}]]")
+            yield from _lines(entry, f"{path}{_key(key)}.")
+
+
+def _is_array(value: Any) -> bool:
+    tables = isinstance(value, list | tuple) and all(isinstance(v, Mapping) for v in value)
+    return tables and len(value) > 0
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_literal, value))}]"
+    if isinstance(value, Mapping):
+        pairs = ", ".join(f"{_key(k)} = {_literal(v)}" for k, v in value.items())
+        return f"{{{pairs}}}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, bool | int | float | str):
+        # TOML's strings, numbers and truths are written as those of JSON.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
+    raise TypeError(f"TOML has no {type(value).__name__}: {value!r}")
 
 
 def _value(literal: str) -> Any:

@@ -13,7 +13,14 @@ from pathlib import Path
 
 from labrecon.errors import OutputError
 
-__all__ = ["check_output", "is_labrecon_output", "new_folder", "write_file", "write_text"]
+__all__ = [
+    "check_output",
+    "explain",
+    "is_labrecon_output",
+    "new_folder",
+    "write_file",
+    "write_text",
+]
 
 
 def is_labrecon_output(path: Path) -> bool:
@@ -72,7 +79,7 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
             _sync(partial)
             _rename(partial, path, path.parent / f".{path.name}.{token}.old", force=force)
         except OSError as error:
-            raise OutputError(_explain(path, error)) from error
+            raise OutputError(explain(path, error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -91,7 +98,7 @@ def write_file(path: Path, text: str, *, force: bool = False) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        raise OutputError(_explain(path, error)) from error
+        raise OutputError(explain(path, error)) from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -123,7 +130,8 @@ def _sync(folder: Path) -> None:
                 os.fsync(stream.fileno())
 
 
-def _explain(path: Path, error: OSError) -> str:
+def explain(path: Path, error: OSError) -> str:
+    """Why a path can not be written, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         free = shutil.disk_usage(_existing(path)).free / 2**30
         return (

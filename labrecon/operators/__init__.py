@@ -5,11 +5,13 @@ from labrecon.operators.difference import FiniteDifference
 from labrecon.operators.fourier import Fourier, MaskedFourier
 from labrecon.operators.matrix import Matrix
 from labrecon.operators.pointwise import Diagonal, Identity, Mask
+from labrecon.operators.real import AsComplex
 from labrecon.operators.sparse import SparseMatrix
 from labrecon.operators.unitary import Unitary
 from labrecon.operators.wavelet import Wavelet
 
 __all__ = [
+    "AsComplex",
     "Convolution",
     "Diagonal",
     "FiniteDifference",

@@ -53,16 +53,12 @@ class Tikhonov(Weighted):
 
     def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
         """``(I + step · weight · KᴴK)⁻¹ x``."""
-        strength = step * self.weight
         operator = self.operator
         if operator is None:
-            return x / (1 + strength)
+            return x / (1 + step * self.weight)
 
         def apply(u: Tensor) -> Tensor:
-            # The step belongs to the object, a weight per coefficient to ``K x``.
-            if isinstance(self.weight, Tensor) and self.weight.ndim:
-                return u + step * operator.normal(u, self.weight)
-            return u + strength * operator.normal(u)
+            return self.inverse(u, step)
 
         ndim = operator.domain.ndim
         state = cg_start(apply, x, x, ndim)
@@ -72,6 +68,16 @@ class Tikhonov(Weighted):
                 break
             state = cg_step(apply, state, ndim)
         return state.x
+
+    def inverse(self, u: Tensor, step: Tensor | float) -> Tensor:
+        """``u + step · weight · KᴴK u``, exact as far as the prox is."""
+        operator = self.operator
+        if operator is None:
+            return u * (1 + step * self.weight)
+        # The step belongs to the object, a weight per coefficient to ``K u``.
+        if isinstance(self.weight, Tensor) and self.weight.ndim:
+            return u + step * operator.normal(u, self.weight)
+        return u + step * self.weight * operator.normal(u)
 
     def split(self, domain: Space) -> list[Term]:
         """``(K, ½ weight ‖·‖²)``."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["convergence", "curve", "histogram", "profile"]
+__all__ = ["convergence", "curve", "histogram", "lines", "profile"]
 
 #: Stands for "the colour of the text"; it is replaced in the SVG.
 _INK = "#0a0b0c"
@@ -84,6 +84,26 @@ def profile(lines: Mapping[str, np.ndarray[Any, Any]], xlabel: str, ylabel: str)
         axes.plot(values, color=colour, linewidth=1.1, label=title, zorder=9 - i)
     if len(lines) > 1:
         axes.legend(frameon=False, labelcolor=_INK)
+    return _svg(figure)
+
+
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    xlabel: str,
+    ylabel: str,
+    *,
+    log: bool = False,
+) -> str:
+    """A line for each title, through the points ``(x, y)``."""
+    figure, axes = _figure(xlabel, ylabel)
+    for i, ((title, (x, y)), colour) in enumerate(zip(series.items(), _colours(), strict=False)):
+        marker = "." if len(x) < 60 else ""
+        axes.plot(x, y, color=colour, marker=marker, linewidth=1.2, label=title, zorder=3 + i)
+    if log:
+        axes.set_yscale("log")
+    if len(series) > 1:
+        axes.legend(frameon=False, labelcolor=_INK)
+    axes.locator_params("x", integer=True)
     return _svg(figure)
 
 

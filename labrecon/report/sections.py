@@ -15,7 +15,7 @@ from labrecon.report import plots
 from labrecon.report.data import ReportData
 from labrecon.report.pictures import Picture, data_picture, picture, slices, window_of
 
-__all__ = ["SECTIONS", "Section"]
+__all__ = ["SECTIONS", "Section", "middle_plane"]
 
 #: Samples drawn in the histogram; more change nothing that one could see.
 _HISTOGRAM = 500_000
@@ -24,7 +24,10 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Section:
-    """Pictures, plots, a table and free HTML under one heading, side by side if ``split``."""
+    """Pictures, plots, a table and free HTML under one heading.
+
+    ``split`` puts them side by side, ``tight`` puts five pictures into a row.
+    """
 
     title: str
     note: str = ""
@@ -34,6 +37,7 @@ class Section:
     rows: Sequence[tuple[str, ...]] = field(default_factory=list)
     html: str = ""
     split: bool = False
+    tight: bool = False
 
 
 def _array(x: Tensor) -> Array:
@@ -141,9 +145,9 @@ def _comparison_row(told: dict[str, Any], metrics: tuple[str, ...]) -> tuple[str
 def _data(data: ReportData) -> Section | None:
     outcome = data.main
     space = outcome.task.problem.operator.range
-    measured, where = _flat(_array(outcome.task.problem.data), space.ndim, space.axes)
-    predicted, _ = _flat(_array(outcome.predicted), space.ndim, space.axes)
-    residual, _ = _flat(_array(outcome.quality.residual), space.ndim, space.axes)
+    measured, where = middle_plane(_array(outcome.task.problem.data), space.ndim, space.axes)
+    predicted, _ = middle_plane(_array(outcome.predicted), space.ndim, space.axes)
+    residual, _ = middle_plane(_array(outcome.quality.residual), space.ndim, space.axes)
     unit = data.instrument.data_unit
     note = "Residual = (measured − predicted) / " + (
         "σ of the noise." if outcome.quality.level_known else "its own standard deviation."
@@ -169,7 +173,7 @@ def _data(data: ReportData) -> Section | None:
     return Section("Data and residual", note, pictures=shown)
 
 
-def _flat(values: Array, ndim: int, axes: tuple[str, ...]) -> tuple[Array, str]:
+def middle_plane(values: Array, ndim: int, axes: tuple[str, ...]) -> tuple[Array, str]:
     """The last two axes at the middle of the others, and where that is."""
     names = (*["slice"] * (values.ndim - ndim), *axes)
     where = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from labrecon.functional import Map
@@ -11,7 +12,7 @@ from labrecon.krylov import CGState, cg_start, cg_step
 from labrecon.options import number
 from labrecon.solver import Problem, Solver, SolverError, State
 from labrecon.solvers.quadratic import data_weights
-from labrecon.space import squared_norm
+from labrecon.space import per_element, squared_norm
 
 __all__ = ["CG"]
 
@@ -62,6 +63,22 @@ class CG(Solver):
         current = CGState(state.x, state.r, state.p, state.rr)
         following = cg_step(self._normal(problem), current, problem.operator.domain.ndim)
         return NormalState(state.k + 1, *following), {}
+
+    def stationary(
+        self, problem: Problem, state: NormalState
+    ) -> tuple[NormalState, dict[str, float]]:
+        """``x ← x − ∇(D + ½ρ‖x‖²)/(L + ρ)``, Richardson's iteration, which has the same solution.
+
+        The directions of conjugate gradients are those of one run from its start: they do not
+        settle, and at the solution a step has no derivative.
+        """
+        weights = data_weights(problem, self.name)
+        data = problem.data if weights is None else weights * problem.data
+        r = problem.operator.adjoint(data) - self._normal(problem)(state.x)
+        ndim = problem.operator.domain.ndim
+        tau = 1 / (torch.as_tensor(problem.lipschitz()) + self.rho)
+        x = state.x + per_element(tau, ndim).to(r.real) * r
+        return state.replace(x=x, r=r, p=r, rr=squared_norm(r, ndim)), {}
 
     def penalty(self, x: Tensor, ndim: int) -> Tensor:
         """``½ ρ ‖x‖²``."""

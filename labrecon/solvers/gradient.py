@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from labrecon.functional import Map
 from labrecon.options import flag, number
+from labrecon.prior import NotInvertibleError, residual_inverse
 from labrecon.schedule import number_at
 from labrecon.solver import Problem, Schedule, Solver, SolverError, State, constant
 from labrecon.space import per_element
@@ -68,6 +71,30 @@ class GradientDescent(Solver):
         velocity = kept - tau * problem.gradient(point)
         return state.replace(k=state.k + 1, x=state.x + velocity, velocity=velocity), {}
 
+    def inverse(self, problem: Problem, state: GradientState) -> GradientState:
+        """In closed form with momentum; else by fixed-point iteration, where ``τ ‖∇²D‖ < 1``."""
+        k = state.k - 1
+        before = state.replace(k=k, x=state.x - state.velocity)
+        if k == 0:
+            return before.replace(velocity=0 * state.x)
+        beta = number_at(self.momentum, k)
+        if not beta:
+            return before.replace(velocity=self._descent_before(problem, before))
+        tau = step_at(self.step_size, k, state.step_size)
+        if self.nesterov:
+            kept = undone(problem, state.x, tau) - before.x
+        else:
+            kept = state.velocity + tau * problem.gradient(before.x)
+        return before.replace(velocity=kept / beta)
+
+    def _descent_before(self, problem: Problem, state: GradientState) -> Tensor:
+        """The velocity of a state, where the layer that follows makes no use of it."""
+        k = state.k - 1
+        if k > 0 and number_at(self.momentum, k):
+            raise NotInvertibleError(f"{self.name}: layer {k + 1} forgets the momentum before it")
+        tau = step_at(self.step_size, k, state.step_size)
+        return state.x - undone(problem, state.x, tau)
+
 
 def require_step(step_size: float | Schedule, what: str) -> float | Schedule:
     """``step_size`` if it is a `Schedule` or a positive number."""
@@ -96,6 +123,26 @@ def initial_step(step_size: float | Schedule | None, problem: Problem) -> Tensor
 def step_at(step_size: float | Schedule | None, k: int, constant: Tensor | float) -> Tensor | float:
     """The step size of iteration ``k``."""
     return step_size(k) if isinstance(step_size, Schedule) else constant
+
+
+def undone(problem: Problem, u: Tensor, step: Tensor | float, back: Map | None = None) -> Tensor:
+    """The ``x`` with ``x − τ ∇D(x) = u``.
+
+    Raises:
+        NotInvertibleError: ``τ ‖∇²D‖`` is not below 1.
+    """
+    ndim = problem.operator.domain.ndim
+    try:
+        return residual_inverse(lambda x: -step * problem.gradient(x, back), u, ndim)
+    except NotInvertibleError as error:
+        raise NotInvertibleError(
+            f"a gradient step of size {_told(step)} can not be undone; it must be below "
+            f"1 / ‖∇²D‖, well below for a fast inverse ({error})"
+        ) from error
+
+
+def _told(step: Tensor | float) -> str:
+    return f"{float(torch.as_tensor(step).detach().max()):.3g}"
 
 
 def moved(x: Tensor, direction: Tensor, by: Tensor | float) -> Tensor:

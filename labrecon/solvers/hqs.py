@@ -65,13 +65,29 @@ class HQS(Solver):
 
     def step(self, problem: Problem, state: HQSState) -> tuple[HQSState, dict[str, Any]]:
         """The data step, then the prior step."""
-        mu = number_at(self.mu, state.k) * self.growth**state.k
+        mu = self._mu(state.k)
         weights = data_weights(problem, self.name)
         terms = [(None, state.z)]
         x = regularised_solve(problem, weights, terms, mu, state.x, self.inner)  # type: ignore[arg-type]
         prior: Prior = pick(self.prior, state.k)  # type: ignore[assignment]
         z, told = prior.layer(state.k).prox_and_losses(x, 1 / mu)
         return HQSState(state.k + 1, x, z), told
+
+    def inverse(self, problem: Problem, state: HQSState) -> HQSState:
+        """``z = x + (1/μ) ∇D(x)``; the ``x`` before by the prior's inverse.
+
+        Exact where the data step is: the operator has a closed-form `solve`, or ``inner`` is as
+        large as conjugate gradients need.
+        """
+        k = state.k - 1
+        z = state.x + problem.gradient(state.x) / self._mu(k)
+        if k == 0:
+            return HQSState(k, z, z)
+        prior: Prior = pick(self.prior, k - 1)  # type: ignore[assignment]
+        return HQSState(k, prior.layer(k - 1).inverse(z, 1 / self._mu(k - 1)), z)
+
+    def _mu(self, k: int) -> Tensor | float:
+        return number_at(self.mu, k) * self.growth**k
 
     def estimate(self, state: HQSState) -> Tensor:
         """The copy that obeys the prior."""

@@ -77,7 +77,7 @@ class PDHG(Solver):
             rows, columns = _sums(problem)
             # AᵀRA ≤ C for inverse row sums R and column sums C, so that the terms may be given
             # the mean of C: pixels that few rays meet do not slow them down.
-            share = float(columns.mean())
+            share = float(columns.detach().mean())
             tau = 0.99 * self.ratio / (columns + len(terms) * share)
             sigma = 1 / (self.ratio * rows)
         else:

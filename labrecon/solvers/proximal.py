@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from labrecon.noise import NoiseError
 from labrecon.operator import LinearityError
 from labrecon.options import flag
-from labrecon.prior import Prior, Zero
+from labrecon.prior import NotInvertibleError, Prior, Zero
 from labrecon.solver import Problem, Schedule, Solver, SolverError, State, constant, pick
-from labrecon.solvers.gradient import initial_step, moved, optional_step, step_at
+from labrecon.solvers.gradient import initial_step, moved, optional_step, step_at, undone
 from labrecon.space import inner, per_element, squared_norm
 
 __all__ = ["FISTA", "ISTA"]
@@ -100,6 +100,55 @@ class ISTA(Solver):
         if not self.momentum:
             return state.replace(k=state.k + 1, x=x, v=x), told
         return self._extrapolate(problem, state, x), told
+
+    def inverse(self, problem: Problem, state: ProximalState) -> ProximalState:
+        """The prox undone by the prior, the gradient step by fixed-point iteration.
+
+        It needs ``τ ‖∇²D‖ < 1``, a prior with an inverse, and with momentum ``βₖ ≠ 0``.
+        """
+        if self.backtracking or self.restart:
+            chosen = "backtracking" if self.backtracking else "restart"
+            raise NotInvertibleError(f"{self.name} with {chosen} has no inverse step")
+        k = state.k - 1
+        prior = pick(self.prior, k).layer(k)
+        step = step_at(self.step_size, k, state.step_size)
+        back = None if self.back is None else pick(self.back, k)
+        v = undone(problem, prior.inverse(state.x, step), step, back)
+        if not self.momentum or k == 0:
+            return state.replace(k=k, x=v, v=v, t=1.0)
+        if self.extrapolation is not None:
+            t: Tensor | float = 1.0
+            factor: Tensor | float = self.extrapolation(k)
+        else:
+            t_next = float(state.t)
+            t = (t_next * (t_next - 1)) ** 0.5
+            factor = (t - 1) / t_next
+        if not factor:
+            raise NotInvertibleError(f"{self.name}: without momentum in layer {k}, x is forgotten")
+        return state.replace(k=k, x=state.x - (state.v - state.x) / factor, v=v, t=t)
+
+    def settled(self, problem: Problem, state: ProximalState) -> ProximalState:
+        """The state, and with backtracking the step size, after ten steps that did not change it.
+
+        It holds near the solution too, where a search compares losses that differ by rounding.
+        """
+        since = 0
+        while self.backtracking and since < 10:
+            following, _ = self.step(problem, state)
+            since = since + 1 if following.step_size == state.step_size else 0
+            state = following.replace(k=0, t=state.t)
+        return state
+
+    def stationary(
+        self, problem: Problem, state: ProximalState
+    ) -> tuple[ProximalState, dict[str, Any]]:
+        """The step; with backtracking that of the state's step size, without a search."""
+        if not self.backtracking:
+            return super().stationary(problem, state)  # type: ignore[return-value]
+        x = moved(state.v, problem.gradient(state.v), -state.step_size)
+        prior = pick(self.prior, state.k).layer(state.k)
+        x, told = prior.prox_and_losses(x, state.step_size)
+        return state.replace(x=x, v=x), told
 
     def _search(self, problem: Problem, state: ProximalState, prior: Prior) -> tuple[Tensor, float]:
         loss, g = problem.loss_and_gradient(state.v)

@@ -1,0 +1,169 @@
+"""One training as it was asked for, checked before any long work."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from labrecon import plugins, stages, tomlfile
+from labrecon.errors import RecipeError
+from labrecon.instrument import Instrument, Scan
+from labrecon.learner import Learner
+from labrecon.noise import Noise
+from labrecon.operator import Operator
+from labrecon.plan import Plan, check_options, find_instrument, get
+from labrecon.plugins import Host
+from labrecon.problem import Problem
+from labrecon.reconstructor import Reconstructor
+from labrecon.stages import Clock, Watcher
+from labrecon.train.classical import classical_plan
+from labrecon.train.data import read_pairs
+from labrecon.train.recipe import TrainRecipe, resolve_train_recipe, train_document
+
+__all__ = ["Order", "place_order"]
+
+
+@dataclass
+class Order:
+    """What is asked for, and what has been noted on the way.
+
+    Attributes:
+        instrument: that the network is for.
+        recipe: as resolved.
+        plan: preparation, operator and the classical solver beside the network.
+        geometry: of the acquisition.
+        pairs: files and scans, where measured scans are trained on.
+        device: where to compute.
+        host: the plugins.
+        clock: seconds per stage.
+        make_network: the registered factory.
+        make_learner: the registered factory.
+        warnings: what went wrong without stopping it.
+    """
+
+    instrument: Instrument
+    recipe: TrainRecipe
+    plan: Plan
+    geometry: BaseModel
+    pairs: list[tuple[Path, Path, Scan]]
+    device: torch.device
+    host: Host
+    clock: Clock
+    make_network: Callable[..., Reconstructor]
+    make_learner: Callable[..., Learner]
+    warnings: list[str] = field(default_factory=list)
+
+    def network(self, problem: Problem, scale: float) -> Reconstructor:
+        """The untrained network for problems like this one.
+
+        Raises:
+            RecipeError: the network refuses an option, or the operator.
+        """
+        table = self.recipe.network
+        given: dict[str, Any] = {"scale": scale, "seed": self.recipe.seed}
+        if "host" in inspect.signature(self.make_network).parameters:
+            given["host"] = self.host
+        try:
+            made = self.make_network(problem, **given, **table.options)
+        except (TypeError, ValueError, KeyError) as error:
+            raise RecipeError(
+                f"{self.recipe.where('network')}: the network {table.name!r}: {error}"
+            ) from error
+        return made.to(self.device)
+
+    def learner(self, network: Reconstructor, operator: Operator, noise: Noise) -> Learner:
+        """What is trained.
+
+        Raises:
+            RecipeError: the learner refuses an option, or the network.
+        """
+        table = self.recipe.learner
+        try:
+            return self.make_learner(network, operator, noise, **table.options)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(
+                f"{self.recipe.where('learner')}: the learner {table.name!r}: {error}"
+            ) from error
+
+
+def place_order(
+    instrument: str | Instrument,
+    *,
+    network: str | None = None,
+    objects: str | Path | None = None,
+    scans: str | Path | None = None,
+    recipe: str | Path | Mapping[str, Any] = "train",
+    overrides: Iterable[str] = (),
+    geometry: str | Path | None = None,
+    scan: str | Path | None = None,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+    host: Host | None = None,
+) -> Order:
+    """Resolve and check everything that can be checked before any long work.
+
+    Raises:
+        RecipeError: a name, an option or a value that nobody knows; or two geometries.
+        ObjectsError: the folders can not be read.
+        ScanError: a scan can not be read or prepared.
+        ReconstructionError: there is no such device.
+    """
+    host = host or plugins.host()
+    if isinstance(instrument, str):
+        instrument = find_instrument(instrument, host)
+    document = train_document(recipe, instrument)
+    if network is not None:
+        told = f"--network {network}"
+        document = tomlfile.with_value(document, ("network", "name"), network, told)
+    for name, folder in (("objects", objects), ("scans", scans)):
+        if folder is not None:
+            path, told = str(Path(folder).absolute()), f"--{name} {folder}"
+            document = tomlfile.with_value(document, ("data", name), path, told)
+    loaded = resolve_train_recipe(document, overrides)
+    plan = classical_plan(loaded, instrument, host)
+    names = loaded.network, loaded.learner
+    make_network = get(host, "networks", names[0].name, loaded.where("network", "name"))
+    filled: tuple[str, ...] = ("problem", "scale", "seed", "host")
+    check_options(make_network, names[0].options, filled, loaded, ("network",))
+    make_learner = get(host, "learners", names[1].name, loaded.where("learner", "name"))
+    filled = ("network", "operator", "noise")
+    check_options(make_learner, names[1].options, filled, loaded, ("learner",))
+    clock = Clock(watcher=watcher)
+    chosen = stages.pick_device(device)
+    with clock("read"):
+        pairs = [] if loaded.data.scans is None else read_pairs(loaded, instrument, plan, host)
+        found = _geometry(instrument, plan, geometry, scan, pairs, host)
+    return Order(
+        instrument, loaded, plan, found, pairs, chosen, host, clock, make_network, make_learner
+    )
+
+
+def _geometry(
+    instrument: Instrument,
+    plan: Plan,
+    geometry: str | Path | None,
+    scan: str | Path | None,
+    pairs: list[tuple[Path, Path, Scan]],
+    host: Host,
+) -> BaseModel:
+    given = [
+        name
+        for name, there in (("--geometry", geometry), ("--scan", scan), ("--scans", pairs))
+        if there
+    ]
+    if len(given) > 1:
+        raise RecipeError(f"{' and '.join(given)} each give a geometry: take one of them")
+    if pairs:
+        return pairs[0][2].geometry
+    if geometry is not None:
+        return stages.read_geometry(instrument, Path(geometry))
+    if scan is not None:
+        read = stages.read(instrument, Path(scan), host)
+        return stages.prepare(instrument, read, plan).geometry
+    return instrument.example()

@@ -1,0 +1,429 @@
+"""A training from objects to a run folder with model, logs, provenance and report."""
+
+from __future__ import annotations
+
+import csv
+import html
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labrecon import stages
+from labrecon.errors import (
+    Interrupted,
+    LabreconError,
+    ObjectsError,
+    OutputError,
+    TrainingError,
+)
+from labrecon.fitting.processes import Processes
+from labrecon.instrument import Instrument
+from labrecon.io.atomic import explain
+from labrecon.io.model import ModelCard, SavedModel, SpaceCard, save_model
+from labrecon.io.plain import dumps, plain
+from labrecon.io.provenance import collect, hash_inputs, versions
+from labrecon.learner import FitResult, Learner, fit
+from labrecon.learners.supervised import default_metrics
+from labrecon.noise import Noise
+from labrecon.operator import Operator
+from labrecon.plugins import Host
+from labrecon.reconstructor import Reconstructor
+from labrecon.report.parameters import learned
+from labrecon.report.training import SHOWN, Method, TrainingReport, render_training
+from labrecon.solver import solve
+from labrecon.solvers.direct import Direct
+from labrecon.solvers.trained import Trained, with_unit_noise
+from labrecon.stages import Watcher
+from labrecon.train.classical import tuned
+from labrecon.train.data import TrainingData, from_objects, from_pairs
+from labrecon.train.folder import RunFolder
+from labrecon.train.order import Order, place_order
+from labrecon.training import CheckpointFolder, CsvLog, TensorBoardLog
+
+__all__ = ["TrainResult", "train"]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What `train` made.
+
+    Attributes:
+        output: the run folder.
+        summary: what ``--json`` prints: paths, status, steps, metrics of each method, timings.
+        warnings: what went wrong without stopping it.
+        already_done: the run was finished before, and nothing was done now.
+    """
+
+    output: Path
+    summary: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+    already_done: bool = False
+
+
+def train(
+    instrument: str | Instrument,
+    out: str | Path,
+    *,
+    network: str | None = None,
+    objects: str | Path | None = None,
+    scans: str | Path | None = None,
+    recipe: str | Path | Mapping[str, Any] = "train",
+    overrides: Iterable[str] = (),
+    geometry: str | Path | None = None,
+    scan: str | Path | None = None,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+    host: Host | None = None,
+) -> TrainResult:
+    """Train a network for an instrument; the same call goes on with a run that was stopped.
+
+    A run that goes on, however it was stopped, ends with the bits of one that ran through. The
+    run folder holds ``model.safetensors`` and ``model.json`` (for ``labrecon recon --model``),
+    ``recipe.toml``, ``checkpoints``, ``log.csv``, ``tensorboard``, ``provenance.json`` and
+    ``report.html``. Under ``torchrun`` several processes train together.
+
+    Args:
+        instrument: a registered name, or an instrument.
+        out: the run folder: a new one, or one to go on with.
+        network: a registered network; by default the recipe's.
+        objects: folder of objects; by default the instrument simulates them.
+        scans: folder of measured scans, each with an object of the same file name.
+        recipe: a TOML file, a name from ``instrument.recipes()``, or values.
+        overrides: dotted assignments on top of the recipe: ``"fit.epochs=20"``.
+        geometry: JSON file of the acquisition; by default the instrument's example.
+        scan: a measured file whose geometry is taken.
+        device: a torch device, or ``"auto"`` for the first GPU if there is one.
+        watcher: is told of the progress.
+        host: plugin host; the process's own by default.
+
+    Raises:
+        RecipeError: recipe, name or option; or the run was started with others; exit code 2.
+        ObjectsError, ScanError: objects or scans can not be read, or do not fit; 3.
+        TrainingError: a loss that is not finite, memory; 4.
+        OutputError: the folder is taken or can not be written; 5.
+        Interrupted: Ctrl-C; 130.
+    """
+    out = Path(out)
+    order = place_order(
+        instrument,
+        network=network,
+        objects=objects,
+        scans=scans,
+        recipe=recipe,
+        overrides=overrides,
+        geometry=geometry,
+        scan=scan,
+        device=device,
+        watcher=watcher,
+        host=host,
+    )
+    processes = Processes(order.device)
+    order.device = processes.device
+    with order.clock("operator"):
+        operator = stages.make_operator(
+            order.instrument, order.geometry, order.recipe.operator, order.device
+        )
+    noise = order.instrument.noise(order.geometry).to(order.device)
+    with order.clock("objects"):
+        data = _data(order, operator, noise)
+    with order.clock("network"):
+        made = _network(order, data)
+        learner = order.learner(made, operator, noise)
+    facts = _facts(order, data)
+    run = RunFolder.open(out, order.recipe.plain(), facts) if processes.first else RunFolder(out)
+    done = processes.agree(run.done if processes.first else None)
+    if not processes.first:
+        # A further process writes nothing.
+        status = "done" if done else _fit(order, data, learner, run).status
+        return TrainResult(out, {"status": status}, already_done=done)
+    if done:
+        told = run.provenance()
+        return TrainResult(out, _summary(out, told), told.get("warnings", []), already_done=True)
+    with run.locked():
+        try:
+            return _carry_out(order, data, operator, made, learner, run)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                f"interrupted; the same command goes on with the run in {out}", out
+            ) from error
+        except OSError as error:
+            raise OutputError(f"{explain(out, error)}; then the same command goes on") from error
+
+
+def _data(order: Order, operator: Operator, noise: Noise) -> TrainingData:
+    recipe, instrument = order.recipe, order.instrument
+    if order.pairs:
+        return from_pairs(recipe, instrument, order.pairs, operator, order.device)
+    try:
+        return from_objects(recipe, instrument, order.geometry, operator, noise, order.device)
+    except ValueError as error:
+        # Objects that the noise can not be of (negative counts), or of the wrong space.
+        raise ObjectsError(f"the objects can not be measured: {error}") from error
+
+
+def _facts(order: Order, data: TrainingData) -> dict[str, Any]:
+    """What decides the result beside the recipe."""
+    return {
+        "instrument": order.instrument.name,
+        "geometry": order.geometry.model_dump(mode="json"),
+        "objects": data.digest,
+    }
+
+
+def _network(order: Order, data: TrainingData) -> Reconstructor:
+    problem = data.seen[0][0]
+    if order.recipe.data_term == "unit":
+        problem = with_unit_noise(problem)
+    return order.network(problem, data.scale)
+
+
+def _carry_out(
+    order: Order,
+    data: TrainingData,
+    operator: Operator,
+    network: Reconstructor,
+    learner: Learner,
+    run: RunFolder,
+) -> TrainResult:
+    order.warnings += data.warnings
+    untrained = learned(network)
+    before = _judged("before training", order, data, network)
+    with order.clock("train"):
+        result = _fit(order, data, learner, run)
+    network.eval()
+    with order.clock("write"):
+        model = _save(order, data, operator, network, run)
+    with order.clock("compare"):
+        methods = [_judged(f"{order.recipe.network.name} (trained)", order, data, network), before]
+        methods += _beside(order, data)
+    provenance = _provenance(order, data, result, methods, model)
+    with order.clock("report"):
+        page = _page(order, data, provenance, methods, untrained, learned(network), run)
+        run.write("report.html", page)
+    provenance["timings_seconds"] = order.clock.rounded()
+    run.write("provenance.json", dumps(provenance))
+    return TrainResult(run.path, _summary(run.path, provenance), order.warnings)
+
+
+def _fit(order: Order, data: TrainingData, learner: Learner, run: RunFolder) -> FitResult:
+    config = order.recipe.config
+    steps = -(-len(data.train) // config.batch_size) * (config.epochs or 1)
+    total = config.steps or steps
+
+    def show(step: int, record: dict[str, float]) -> None:
+        order.host.fit_step(step, record)
+        if order.clock.watcher is not None:
+            order.clock.watcher.step("training", {"step": float(step), **record}, total)
+
+    return fit(
+        learner,
+        data.train,
+        config,
+        validation=data.validation,
+        callbacks=[CsvLog(run.path / "log.csv"), TensorBoardLog(run.path / "tensorboard"), show],
+        checkpoints=CheckpointFolder(run.path / "checkpoints", tell=order.warnings.append),
+        device=order.device,
+    )
+
+
+def _save(
+    order: Order,
+    data: TrainingData,
+    operator: Operator,
+    network: Reconstructor,
+    run: RunFolder,
+) -> SavedModel:
+    recipe = order.recipe
+    card = ModelCard(
+        network=recipe.network.name,
+        options=recipe.network.options,
+        scale=data.scale,
+        seed=recipe.seed,
+        data_term=recipe.data_term,
+        instrument=order.instrument.name,
+        geometry=order.geometry.model_dump(mode="json"),
+        operator=recipe.operator,
+        prepare=[table.model_dump() for table in recipe.prepare],
+        domain=SpaceCard.of(operator.domain),
+        range=SpaceCard.of(operator.range),
+        parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
+        versions=versions(order.host),
+    )
+    named = dict(operator.named_parameters())
+    designs = {n: named[n] for n in operator.designs if named[n].requires_grad}
+    return save_model(run.path, card, network, designs)
+
+
+# -- what it is worth ------------------------------------------------------------------------------
+
+
+def _judged(title: str, order: Order, data: TrainingData, network: Reconstructor) -> Method:
+    solver = Trained(network, data_term=order.recipe.data_term)
+    modes = [(part, part.training) for part in network.modules()]
+    network.eval()
+    begin = time.perf_counter()
+    try:
+        with torch.no_grad():
+            made = [solver.step(p, solver.init(p))[0].x for p, _ in data.unseen]
+    except (RuntimeError, ValueError, ArithmeticError) as error:
+        raise TrainingError(f"{title}, on held-out objects: {error}") from error
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    return _method(title, data, made, time.perf_counter() - begin)
+
+
+def _beside(order: Order, data: TrainingData) -> list[Method]:
+    """The classical solver, and the instrument's own direct inversion."""
+    if order.recipe.classical.skip:
+        return []
+    methods = []
+
+    def attempt(make: Callable[[], Method], title: str) -> None:
+        try:
+            methods.append(make())
+        except (LabreconError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
+            order.warnings.append(f"the comparison with {title} failed: {error}")
+
+    attempt(lambda: _classical(order, data), order.plan.title)
+    attempt(lambda: _direct(data), "the direct inversion")
+    return methods
+
+
+def _classical(order: Order, data: TrainingData) -> Method:
+    found = tuned(order.plan, data.seen, data.unseen)
+    note = "nothing to tune"
+    if found.weight is not None:
+        count = sum(math.prod(problem.batch) for problem, _ in data.seen)
+        note = (
+            f"weight {found.weight:.3g}: the best of {len(found.tried)} on {count} objects that "
+            "were trained on"
+        )
+    return _method(found.title, data, found.estimates, found.seconds, note)
+
+
+def _direct(data: TrainingData) -> Method:
+    begin = time.perf_counter()
+    with torch.no_grad():
+        made = [solve(Direct(), problem).x for problem, _ in data.unseen]
+    return _method("direct inversion", data, made, time.perf_counter() - begin)
+
+
+def _method(
+    title: str, data: TrainingData, made: Sequence[Tensor], seconds: float, note: str = ""
+) -> Method:
+    ndim = data.unseen[0][0].operator.domain.ndim
+    pairs = [
+        pair
+        for x, (_, truth) in zip(made, data.unseen, strict=True)
+        for pair in zip(_elements(x, ndim), _elements(truth, ndim), strict=True)
+    ]
+    metrics = {
+        name: math.fsum(metric(x, truth) for x, truth in pairs) / len(pairs)
+        for name, metric in default_metrics(tuple(pairs[0][1].shape)).items()
+    }
+    return Method(title, metrics, [x.cpu() for x, _ in pairs[:SHOWN]], seconds, note)
+
+
+def _elements(x: Tensor, ndim: int) -> list[Tensor]:
+    return list(x.reshape(-1, *x.shape[x.ndim - ndim :]))
+
+
+def _provenance(
+    order: Order,
+    data: TrainingData,
+    result: FitResult,
+    methods: list[Method],
+    model: SavedModel,
+) -> dict[str, Any]:
+    best = result.best
+    return collect(
+        host=order.host,
+        inputs=hash_inputs(data.inputs),
+        device=order.device,
+        timings=order.clock.seconds,
+        instrument=order.instrument.name,
+        geometry=order.geometry,
+        recipe=order.recipe.plain(),
+        seed=order.recipe.seed,
+        data={**data.told, "scale": data.scale},
+        model=model.told(),
+        training={
+            "status": result.status,
+            "steps": result.steps,
+            "seconds": float(result.last.get("seconds", 0.0)),
+            "best_step": None if best is None else best.step,
+            "last": result.last,
+            "validation": None if best is None else best.metrics,
+        },
+        methods=[
+            {"title": m.title, "metrics": m.metrics, "seconds": m.seconds, "note": m.note}
+            for m in methods
+        ],
+        warnings=order.warnings,
+    )
+
+
+def _page(
+    order: Order,
+    data: TrainingData,
+    provenance: dict[str, Any],
+    methods: list[Method],
+    before: Mapping[str, Tensor],
+    after: Mapping[str, Tensor],
+    run: RunFolder,
+) -> str:
+    domain, space = (data.unseen[0][0].operator.domain, data.unseen[0][0].operator.range)
+    truths = [x for _, truth in data.unseen for x in _elements(truth.cpu(), domain.ndim)]
+    measured = [y for problem, _ in data.unseen for y in _elements(problem.data.cpu(), space.ndim)]
+    instrument = order.instrument
+    report = TrainingReport(
+        order.recipe.network.name,
+        instrument.title or instrument.name,
+        domain.axes,
+        instrument.voxel_size(order.geometry),
+        instrument.unit,
+        provenance,
+        _read_log(run.path / "log.csv"),
+        methods,
+        truths[:SHOWN],
+        measured[:SHOWN],
+        space.axes,
+        instrument.data_unit,
+        before,
+        after,
+        order.warnings,
+    )
+    # A picture that can not be drawn must not cost the network.
+    try:
+        return render_training(report)
+    except Exception as error:
+        order.warnings.append(f"the report could not be made: {type(error).__name__}: {error}")
+        told = html.escape(order.warnings[-1])
+        return f"<!doctype html><title>labrecon</title><p>{told}</p>"
+
+
+def _read_log(path: Path) -> list[dict[str, float]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {name: float(value) for name, value in row.items() if value}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _summary(out: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("instrument", "data", "model", "training", "methods", "warnings", "timings_seconds")
+    told: dict[str, Any] = plain({name: provenance[name] for name in kept})
+    return {
+        "status": told["training"]["status"],
+        "output": str(out),
+        "report": os.fspath(out / "report.html"),
+        **told,
+    }
