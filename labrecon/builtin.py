@@ -49,6 +49,7 @@ def labrecon_priors() -> Registry:
         "box": "labrecon.priors:Box",
         "group_l1": "labrecon.priors:GroupL1",
         "l1": "labrecon.priors:L1",
+        "leaky_l1": "labrecon.priors.leaky:LeakyL1",
         "nonneg": "labrecon.priors:NonNegative",
         "tgv": "labrecon.priors:TGV",
         "tikhonov": "labrecon.priors:Tikhonov",

@@ -110,9 +110,9 @@ def fit(
 ) -> FitResult:
     """Minimise ``learner.loss`` over ``data``; the result is also the list of records by step.
 
-    In one process, or in those that ``torchrun`` started; then ``data`` are `Samples`, a step has the
-    gradient of its whole batch, and the first process alone calls back and writes. A curriculum, such
-    as layer by layer, is several calls, each with logs and checkpoints of its own.
+    In one process, or in those that ``torchrun`` started; then ``data`` are `Samples`, a step has
+    the gradient of its whole batch, and the first process alone calls back and writes. A
+    curriculum, such as layer by layer, is several calls, each with logs and checkpoints of its own.
 
     Args:
         learner: what is trained.
@@ -140,7 +140,8 @@ def fit(
         ...     def loss(self, batch):
         ...         return (self.mean - batch).square().mean(), {}
         >>> learner = Mean()
-        >>> result = fit(learner, [torch.tensor([1.0, 3.0])], FitConfig(epochs=80, learning_rate=0.1))
+        >>> data = [torch.tensor([1.0, 3.0])]
+        >>> result = fit(learner, data, FitConfig(epochs=80, learning_rate=0.1))
         >>> result.status, len(result), round(learner.mean.item(), 1)
         ('finished', 80, 2.0)
     """

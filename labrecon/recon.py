@@ -250,7 +250,7 @@ def _require_trained_for(job: Job, scan: Scan, operator: Operator) -> None:
     model = job.plans[0].model
     if model is None:
         return
-    found = model.differences(scan.geometry, operator, job.instrument.calibrated)
+    found = model.differences(scan.geometry, operator, job.instrument.tolerances)
     if not found:
         return
     told = "".join(f"\n  {line}" for line in found)

@@ -525,6 +525,33 @@ def test_every_bundled_network_is_trained_saved_and_used(run, tmp_path, toy_host
     assert bool(torch.isfinite(made.volume).all())
 
 
+def test_the_mode_of_memory_changes_no_result(run, tmp_path):
+    """Also of networks whose factories know no modes; it is no option of the model."""
+    recipe = {key: value for key, value in QUICK.items() if key != "network"}
+    small = ["network.depth=3", "network.features=2"]
+    for mode in ("store", "checkpoint"):
+        given = [*small, f"network.memory={mode!r}"]
+        run(mode, *given, network="ista-net", recipe=recipe)
+    store, checkpoint = (load_model(tmp_path / mode) for mode in ("store", "checkpoint"))
+    assert store.card.options == {"depth": 3, "features": 2}
+    for name, tensor in store.tensors.items():
+        torch.testing.assert_close(checkpoint.tensors[name], tensor)
+    with pytest.raises(RecipeError, match=r"network\.memory: the prox of .* has no inverse"):
+        run("c", *small, "network.memory='invert'", network="ista-net", recipe=recipe)
+    with pytest.raises(RecipeError, match="is one of store, checkpoint, invert, for an unrolled"):
+        run("c", *small, "network.memory='much'", network="ista-net", recipe=recipe)
+
+
+def test_short_memory_tells_which_mode_would_fit(run, monkeypatch):
+    def short(self, batch):
+        raise MemoryError
+
+    monkeypatch.setattr(Supervised, "loss", short)
+    with pytest.raises(TrainingError, match=r"memory does not suffice .*memory='store'") as caught:
+        run()
+    assert caught.value.exit_code == 4
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 

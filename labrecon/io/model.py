@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -106,20 +106,23 @@ class SavedModel:
             )
 
     def differences(
-        self, geometry: BaseModel, operator: Operator, calibrated: Sequence[str] = ()
+        self,
+        geometry: BaseModel,
+        operator: Operator,
+        tolerances: Mapping[str, float] | None = None,
     ) -> list[str]:
         """What is not as it was in training, a line each; nothing where the model fits.
 
         Args:
             geometry: of the scan.
             operator: of the scan.
-            calibrated: fields of the geometry that differ from scan to scan.
+            tolerances: relative differences that are allowed, by field; the rest must agree.
         """
         now = json.loads(geometry.model_dump_json())
+        allowed = tolerances or {}
         found = [
             f"{name}: trained with {_brief(old)}, the scan has {_brief(new)}"
-            for name, old, new in _unequal(self.card.geometry, now)
-            if name not in calibrated
+            for name, old, new in _unequal(self.card.geometry, now, allowed)
         ]
         spaces = {"object": (self.card.domain, operator.domain)}
         spaces["data"] = (self.card.range, operator.range)
@@ -258,19 +261,22 @@ def load_model(folder: Path) -> SavedModel:
     return SavedModel(folder, card, parts["network"], parts["design"])
 
 
-def _unequal(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def _unequal(
+    old: Mapping[str, Any], new: Mapping[str, Any], allowed: Mapping[str, float]
+) -> Iterator[tuple[str, Any, Any]]:
     for name in dict.fromkeys([*old, *new]):
-        if not _same(old.get(name), new.get(name)):
+        tolerance = max(SAME, allowed.get(name, 0.0))
+        if tolerance < math.inf and not _same(old.get(name), new.get(name), tolerance):
             yield name, old.get(name), new.get(name)
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: Any, b: Any, tolerance: float) -> bool:
     if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(_same(a[key], b[key], tolerance) for key in a)
     one, other = _numbers(a), _numbers(b)
     if one is None or other is None:
         return bool(a == b)
-    return _close(one, other)
+    return _close(one, other, tolerance)
 
 
 def _numbers(value: Any) -> Tensor | None:
@@ -282,11 +288,11 @@ def _numbers(value: Any) -> Tensor | None:
         return None
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def _close(a: Tensor, b: Tensor, tolerance: float = SAME) -> bool:
     if a.shape != b.shape:
         return False
     largest = max((float(t.abs().max()) for t in (a, b) if t.numel()), default=0.0)
-    return bool((a - b).abs().le(SAME * largest).all()) and math.isfinite(largest)
+    return bool((a - b).abs().le(tolerance * largest).all()) and math.isfinite(largest)
 
 
 def _brief(value: Any) -> str:

@@ -14,6 +14,7 @@ from labrecon.learner import Learner
 from labrecon.learners.losses import Loss, pick_loss
 from labrecon.learners.samples import ObjectBatch
 from labrecon.metrics import SSIM_WINDOW, nrmse, psnr, ssim
+from labrecon.networks.memory import advise
 from labrecon.noise import Gaussian, Noise
 from labrecon.operator import Operator
 from labrecon.problem import Problem
@@ -141,6 +142,11 @@ class Supervised(Learner):
             self.network.parameters(), self.operator.parameters(), self.operator.buffers()
         )
         return next(tensors, otherwise).device
+
+    def advice(self, batch: Any) -> str:
+        """Which mode of memory would fit, for an unrolled network."""
+        problem, _ = next(self.problems(batch))
+        return advise(self.network, problem)
 
     def after_step(self) -> None:
         """Project the designs onto what the hardware can do."""

@@ -64,7 +64,8 @@ def make_alista(
         problem: an example, whose operator is a `Matrix` with independent rows and fewer of them
             than columns.
         depth: layers.
-        weight: the thresholds before training are ``weight / L``, for objects of size one.
+        weight: the thresholds before training are ``weight / ‖A‖²``, for objects of size
+            one.
         percent: of the samples that more are trusted in each layer.
         largest: the most, in per cent.
         scale: typical size of object values.
@@ -79,16 +80,18 @@ def make_alista(
     scale = number("ALISTA: scale", scale, above=0, error=SolverError)
     matrix = require_matrix(problem, "ALISTA")
     domain, measured = problem.operator.domain, problem.operator.range
-    threshold = weight * scale / float(torch.as_tensor(problem.lipschitz()).max())
+    bound = float(torch.linalg.matrix_norm(matrix, 2)) ** 2
+    # The published step is of a data term without weights and of unit noise.
+    step_size = 1.01 * bound / float(torch.as_tensor(problem.lipschitz()).max())
     prior = SupportSelection(
-        Schedule(threshold, depth, constraint=None, learn=True),
+        Schedule(weight * scale / bound, depth, constraint=None, learn=True),
         percent=percent,
         largest=largest,
         ndim=domain.ndim,
     )
     solver = ISTA(
         prior=prior.to(domain.real_dtype),
-        step_size=Schedule(1.0, depth, constraint=None, learn=True).to(domain.real_dtype),
+        step_size=Schedule(step_size, depth, constraint=None, learn=True).to(domain.real_dtype),
         back=Matrix(analytic_weights(matrix).mH.contiguous(), measured, domain),
     )
     return Unrolled(solver, depth)

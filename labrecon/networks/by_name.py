@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from labrecon import plugins
-from labrecon.networks.unrolled import Unrolled
+from labrecon.networks.unrolled import Memory, Unrolled
 from labrecon.options import number
 from labrecon.plugins import Host
 from labrecon.problem import Problem
@@ -30,7 +30,7 @@ def make_unrolled(
     learn: tuple[str, ...] | list[str] = ("step_size", "prior.weight"),
     tied: bool = False,
     start: str = "initial",
-    memory: str = "store",
+    memory: Memory = "store",
     solver_options: Options | None = None,
     prior_options: Options | None = None,
     scale: float = 1.0,
@@ -67,8 +67,9 @@ def make_unrolled(
         problem, solver, prior, threshold * scale, solver_options, prior_options, seed, host
     )
     built = built.to(problem.operator.domain.real_dtype)
-    modes: dict[str, Any] = {} if memory == "store" else {"memory": memory}
-    return Unrolled(built, depth, tied=tied, learn=learn, start=start, problem=problem, **modes)
+    return Unrolled(
+        built, depth, tied=tied, learn=learn, start=start, problem=problem, memory=memory
+    )
 
 
 def make_equilibrium(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from labrecon.networks.recompute import Pieces
 from labrecon.networks.walk import Walked, walk
@@ -28,15 +29,15 @@ def checkpointed(
     pieces = Pieces((solver, problem.operator), problem.data.device)
     walked = Walked(state, [], [])
     for start in range(0, depth, every):
-        layers = min(every, depth - start)
-        stored = detached(walked.state)
-
-        def segment(state: State, layers: int = layers) -> Walked:
-            return walk(solver, problem, state, layers, trace=trace)
-
-        part = pieces.run(segment, walked.state, lambda stored=stored: stored)
+        segment = partial(walk, solver, problem, layers=min(every, depth - start), trace=trace)
+        before = partial(_same, detached(walked.state))
+        part = pieces.run(segment, walked.state, before)
         walked = Walked(part.state, walked.told + part.told, walked.estimates + part.estimates)
     return walked
+
+
+def _same(state: State) -> State:
+    return state
 
 
 def detached(state: State) -> State:

@@ -73,7 +73,8 @@ def implicit_solve(
                 state = cg_step(apply, state, ndim)
         return state.x
 
-    x = solve(rhs, x0)
+    # Where the start solves it already, it is returned as it is, with the graph that led to it.
+    x = solve(rhs, x0).detach()
     if not torch.is_grad_enabled():
         return x
     solved: Tensor = _Solved.apply(rhs - apply(x), x, solve)

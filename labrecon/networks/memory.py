@@ -134,12 +134,26 @@ class _Costs:
             self.start = network.first_state(self.problem)
             self.state = _growth(network, self.problem, self.start)
         self.few, gradients = self._peak(network.variant(2, "store"))
+        self.inside = self._inside()
         more, more_gradients = self._peak(network.variant(4, "store"))
         self.layer = (more - self.few) / 2
         self.gradient = (more_gradients - gradients) / 2
 
     def predict(self, depth: int, mode: Memory) -> int:
         """Bytes at the peak."""
+        return self.inside + self._counted(depth, mode)
+
+    def _inside(self) -> int:
+        """Bytes that operations take inside (convolutions), which the count on CPUs can not see."""
+        if self.problem.data.device.type == "cuda":
+            return 0
+        short = self.network.variant(2, "store")
+        try:
+            return max(0, measure_memory(short, self.problem).bytes - self.few)
+        except (RuntimeError, MemoryError):
+            return 0
+
+    def _counted(self, depth: int, mode: Memory) -> int:
         network = self.network
         if mode == "store":
             return int(self.few + self.layer * (depth - 2))

@@ -105,7 +105,7 @@ def make_modl(
     coupling: float = 0.05,
     scale: float = 1.0,
     seed: int = 0,
-    batch_norm: bool = True,
+    batch_norm: bool = False,
     inner: int = 50,
 ) -> Unrolled:
     """MoDL for problems like this one: one denoiser and one coupling shared by all layers.
@@ -121,7 +121,8 @@ def make_modl(
         coupling: ``λ`` before training, for ``‖A‖ = 1``; it stays positive.
         scale: typical size of object values.
         seed: of the weights.
-        batch_norm: in the denoiser, as published.
+        batch_norm: in the denoiser, as published. Its layers then depend on the batch, and in
+            training on how often they ran before.
         inner: conjugate-gradient steps at most, where the operator has no closed form.
 
     Raises:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -55,7 +56,9 @@ class Pieces:
         """``function(state)``; ``before()`` gives that state again, detached, in backward."""
         if not torch.is_grad_enabled():
             return function(state)
-        return _Piece(self, function, before).forward(state)
+        piece = _Piece(self, function, before, state)
+        with piece.opened():
+            return function(state)
 
     def hold(self, piece: _Piece) -> None:
         """The piece is about to hold tensors; another that still does lets go."""
@@ -85,25 +88,30 @@ class _Slot:
 
 class _Piece:
     def __init__(
-        self, pieces: Pieces, function: Callable[[State], object], before: Callable[[], State]
+        self,
+        pieces: Pieces,
+        function: Callable[[State], object],
+        before: Callable[[], State],
+        state: State,
     ) -> None:
         self.pieces = pieces
         self.function = function
         self.before = before
-        self.flags: dict[str, bool] = {}
+        self.flags = {name: t.requires_grad for name, t in state.tensors().items()}
         self.slots: list[weakref.ref[_Slot]] = []
         self.kinds: list[tuple[torch.Size, torch.dtype]] = []
         self.kept: dict[int, Tensor] = {}
         self.running = False
 
-    def forward(self, state: State) -> object:
-        self.flags = {name: t.requires_grad for name, t in state.tensors().items()}
+    @contextmanager
+    def opened(self) -> Iterator[None]:
         self.running = True
-        with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
-            result = self.function(state)
-        self.running = False
-        self.kept.clear()
-        return result
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(self._pack, self._unpack):
+                yield
+        finally:
+            self.running = False
+            self.kept.clear()
 
     def _pack(self, tensor: Tensor) -> _Slot:
         slot = _Slot(self, len(self.slots))

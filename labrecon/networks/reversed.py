@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from math import prod
 
 import torch
@@ -127,17 +128,11 @@ def reversible(
     pieces = Pieces((solver, problem.operator), problem.data.device)
     walked = Walked(state, [], [])
     reversal.store(0, state)
+    step = partial(walk, solver, problem, layers=1, trace=trace)
     for layer in range(depth):
         if layer in waypoints:
             reversal.store(layer, walked.state)
-
-        def step(state: State) -> Walked:
-            return walk(solver, problem, state, 1, trace=trace)
-
-        def before(layer: int = layer) -> State:
-            return reversal.before(layer)
-
-        part = pieces.run(step, walked.state, before)
+        part = pieces.run(step, walked.state, partial(reversal.before, layer))
         walked = Walked(part.state, walked.told + part.told, walked.estimates + part.estimates)
     reversal.store(depth, walked.state)
     return walked

@@ -30,7 +30,8 @@ class SoftplusLaw(Schedule):
         SolverError: the slope is 0, or the factor not positive.
 
     Example:
-        >>> [round(float(SoftplusLaw(-0.5, 1.0)(k)), 3) for k in range(3)]
+        >>> law = SoftplusLaw(-0.5, 1.0, learn=False)
+        >>> [round(float(law(k)), 3) for k in range(3)]
         [1.313, 0.974, 0.693]
     """
 

@@ -114,7 +114,9 @@ class Unrolled(Reconstructor):
         if waypoints is not None:
             whole("waypoints", waypoints, at_least=0, error=SolverError)
         self.tolerance = number("tolerance", tolerance, above=0, error=SolverError)
-        self.budget = None if budget is None else number("budget", budget, above=0)
+        self.budget = (
+            None if budget is None else number("budget", budget, above=0, error=SolverError)
+        )
         self._modes: dict[Any, Memory] = {}
         if memory == "invert":
             require_inverse(solver)

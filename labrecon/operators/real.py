@@ -25,8 +25,9 @@ class AsComplex(Operator):
         SpaceError: the space is complex already.
 
     Example:
-        >>> AsComplex(Space((2,))).adjoint(torch.tensor([1.0 + 2.0j, 3.0j]))
-        tensor([1., 0.])
+        >>> operator = AsComplex(Space((2,)))
+        >>> operator.adjoint((1 + 2j) * operator.range.zeros() + 3 - 4j)
+        tensor([3., 3.])
     """
 
     def __init__(self, space: Space) -> None:

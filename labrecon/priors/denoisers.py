@@ -47,6 +47,9 @@ class Denoiser(Prior):
             phase is dropped.
         axes: number of image axes.
 
+    Attributes:
+        told: whether the network is told the noise level.
+
     Raises:
         PriorError: an option is wrong, or the noise level is missing, or given to a network that
             does not take one.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from labrecon.io.plain import brief, dumps
+from labrecon.io.plain import dumps
 from labrecon.report import plots
 from labrecon.report.page import environment
 from labrecon.report.parameters import moved_weights, numbers_by_layer
@@ -247,7 +247,7 @@ def _weights(report: TrainingReport) -> Section | None:
     series: dict[str, tuple[list[float], list[float]]] = {}
     for name, (layers, numbers, points) in moved.items():
         ratios = [ratio for _, ratio in points]
-        rows.append((name, str(layers), f"{numbers:,}", brief([min(ratios), max(ratios)])))
+        rows.append((name, str(layers), f"{numbers:,}", f"{min(ratios):.3g}, {max(ratios):.3g}"))
         if layers > 1 and len(series) < 6:
             series[name] = _columns(sorted(points))
     drawn = [("how far they moved", plots.lines(series, "layer", "‖w − w₀‖ / ‖w₀‖"))]

@@ -46,7 +46,6 @@ class ISTA(Solver):
 
     state_type = ProximalState
     momentum = False
-    extrapolation: Schedule | None = None
 
     def __init__(
         self,
@@ -62,6 +61,8 @@ class ISTA(Solver):
         self.step_size = optional_step(step_size)
         self.backtracking = flag("backtracking", backtracking, error=SolverError)
         self.restart = False
+        # Not in the class: a module set on an instance does not hide an attribute of its class.
+        self.extrapolation: Schedule | None = None
         if backtracking and isinstance(step_size, Schedule):
             raise SolverError("backtracking chooses the step size: give a number, not a schedule")
         if backtracking and back is not None:

@@ -15,9 +15,10 @@ from labrecon import plugins, stages, tomlfile
 from labrecon.errors import RecipeError
 from labrecon.instrument import Instrument, Scan
 from labrecon.learner import Learner
+from labrecon.networks import Unrolled
 from labrecon.noise import Noise
 from labrecon.operator import Operator
-from labrecon.plan import Plan, check_options, find_instrument, get
+from labrecon.plan import Plan, check_options, find_instrument, get, option_names
 from labrecon.plugins import Host
 from labrecon.problem import Problem
 from labrecon.reconstructor import Reconstructor
@@ -67,15 +68,46 @@ class Order:
         """
         table = self.recipe.network
         given: dict[str, Any] = {"scale": scale, "seed": self.recipe.seed}
+        options = self.network_options
         if "host" in inspect.signature(self.make_network).parameters:
             given["host"] = self.host
         try:
-            made = self.make_network(problem, **given, **table.options)
+            made = self.make_network(problem, **given, **options)
         except (TypeError, ValueError, KeyError) as error:
             raise RecipeError(
                 f"{self.recipe.where('network')}: the network {table.name!r}: {error}"
             ) from error
         return made.to(self.device)
+
+    @property
+    def network_options(self) -> dict[str, Any]:
+        """What the factory is given, without a mode of memory that it does not know."""
+        options = self.recipe.network.options
+        known = option_names(self.make_network)
+        if known is not None and "memory" not in known:
+            options.pop("memory", None)
+        return options
+
+    def in_mode(self, network: Reconstructor) -> Reconstructor:
+        """The network, with the same parameters, in the mode of memory that it is trained in.
+
+        Raises:
+            RecipeError: it is not unrolled, or can not be trained so.
+        """
+        options = self.recipe.network.options
+        if "memory" not in options or "memory" in self.network_options:
+            return network
+        where, mode = self.recipe.where("network", "memory"), options["memory"]
+        modes = ("store", "checkpoint", "invert")
+        if not isinstance(network, Unrolled) or mode not in modes:
+            raise RecipeError(
+                f"{where}: network.memory is one of {', '.join(modes)}, for an unrolled network; "
+                f"got {mode!r} for {self.recipe.network.name!r}"
+            )
+        try:
+            return network.variant(network.depth, mode)
+        except TypeError as error:
+            raise RecipeError(f"{where}: network.memory: {error}") from error
 
     def learner(self, network: Reconstructor, operator: Operator, noise: Noise) -> Learner:
         """What is trained.
@@ -130,7 +162,8 @@ def place_order(
     names = loaded.network, loaded.learner
     make_network = get(host, "networks", names[0].name, loaded.where("network", "name"))
     filled: tuple[str, ...] = ("problem", "scale", "seed", "host")
-    check_options(make_network, names[0].options, filled, loaded, ("network",))
+    options = {key: value for key, value in names[0].options.items() if key != "memory"}
+    check_options(make_network, options, filled, loaded, ("network",))
     make_learner = get(host, "learners", names[1].name, loaded.where("learner", "name"))
     filled = ("network", "operator", "noise")
     check_options(make_learner, names[1].options, filled, loaded, ("learner",))

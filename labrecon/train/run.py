@@ -135,7 +135,7 @@ def train(
         data = _data(order, operator, noise)
     with order.clock("network"):
         made = _network(order, data)
-        learner = order.learner(made, operator, noise)
+        learner = order.learner(order.in_mode(made), operator, noise)
     facts = _facts(order, data)
     run = RunFolder.open(out, order.recipe.plain(), facts) if processes.first else RunFolder(out)
     done = processes.agree(run.done if processes.first else None)
@@ -222,15 +222,22 @@ def _fit(order: Order, data: TrainingData, learner: Learner, run: RunFolder) -> 
         if order.clock.watcher is not None:
             order.clock.watcher.step("training", {"step": float(step), **record}, total)
 
-    return fit(
-        learner,
-        data.train,
-        config,
-        validation=data.validation,
-        callbacks=[CsvLog(run.path / "log.csv"), TensorBoardLog(run.path / "tensorboard"), show],
-        checkpoints=CheckpointFolder(run.path / "checkpoints", tell=order.warnings.append),
-        device=order.device,
-    )
+    logs = [CsvLog(run.path / "log.csv"), TensorBoardLog(run.path / "tensorboard")]
+    try:
+        return fit(
+            learner,
+            data.train,
+            config,
+            validation=data.validation,
+            callbacks=[*logs, show],
+            checkpoints=CheckpointFolder(run.path / "checkpoints", tell=order.warnings.append),
+            device=order.device,
+        )
+    except LabreconError:
+        raise
+    except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+        # A network that can not treat the operator, or whose gradient would be wrong.
+        raise TrainingError(f"training {order.recipe.network.name}: {error}") from error
 
 
 def _save(
@@ -243,7 +250,7 @@ def _save(
     recipe = order.recipe
     card = ModelCard(
         network=recipe.network.name,
-        options=recipe.network.options,
+        options=order.network_options,
         scale=data.scale,
         seed=recipe.seed,
         data_term=recipe.data_term,

@@ -35,7 +35,7 @@ class CTInstrument(Instrument):
     unit: ClassVar[str] = "1/mm"
     data_unit: ClassVar[str] = "line integral"
     limits: ClassVar[tuple[float | None, float | None]] = (0.0, None)
-    calibrated: ClassVar[tuple[str, ...]] = ("centre_offset",)
+    tolerances: ClassVar[Mapping[str, float]] = {"centre_offset": math.inf, "open_beam": 0.3}
 
     def example(self) -> CTGeometry:
         """A parallel 2D scan: 180 views over half a turn, 128 columns of 0.5 mm."""

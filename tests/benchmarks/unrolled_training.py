@@ -74,7 +74,9 @@ class ByHand(nn.Module):
         return x
 
 
-def blur(size: int, batch: int, device: str) -> tuple[Problem, Tensor, Callable[[Tensor], Gradient]]:
+def blur(
+    size: int, batch: int, device: str
+) -> tuple[Problem, Tensor, Callable[[Tensor], Gradient]]:
     with seeded(1):
         truth = torch.rand(batch, size, size, device=device)
     kernel = torch.ones(5, 5, device=device) / 25
@@ -91,7 +93,9 @@ def blur(size: int, batch: int, device: str) -> tuple[Problem, Tensor, Callable[
     return Problem(operator, operator(truth)), truth, make
 
 
-def matrix(size: int, batch: int, device: str) -> tuple[Problem, Tensor, Callable[[Tensor], Gradient]]:
+def matrix(
+    size: int, batch: int, device: str
+) -> tuple[Problem, Tensor, Callable[[Tensor], Gradient]]:
     with seeded(1):
         truth = torch.rand(batch, size * size, device=device)
         a = torch.randn(size * size // 4, size * size, device=device) / size

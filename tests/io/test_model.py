@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 
 import pytest
@@ -130,7 +131,9 @@ def test_the_geometry_is_compared_field_by_field(run):
         "beam: trained with parallel, the scan has cone",
         "tilt: trained with none, the scan has 0.1",
     ]
-    assert model.differences(other, operator, ("angles", "size", "beam", "tilt")) == []
+    free = dict.fromkeys(("size", "beam", "tilt"), math.inf)
+    assert model.differences(other, operator, {**free, "angles": 0.2}) == []
+    assert len(model.differences(other, operator, {**free, "angles": 0.1})) == 1
     (found,) = model.differences(Geometry(angles=(0.0, 0.5, 1.0)), operator)
     assert found == "angles: trained with 0, 0.5, the scan has 0, 0.5, 1"
 

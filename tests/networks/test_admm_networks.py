@@ -12,6 +12,7 @@ from torch import Tensor
 
 from labrecon.networks.admm_csnet import PiecewiseLinearResidual, PriorFirstADMM, make_admm_csnet
 from labrecon.networks.admm_net import FilterADMM, make_admm_net
+from labrecon.networks.modl import make_modl
 from labrecon.networks.published_admm import load_admm_csnet, load_admm_net
 from labrecon.operator import Operator
 from labrecon.operators import AsComplex, Convolution, MaskedFourier, Matrix
@@ -171,6 +172,25 @@ def test_scale_makes_it_see_objects_of_size_one(make) -> None:
     large.load_state_dict(one.state_dict())
     bright = Problem(problem.operator, 1000 * problem.data)
     torch.testing.assert_close(large(bright), 1000 * one(problem), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("make", [make_admm_net, make_admm_csnet, make_modl])
+@pytest.mark.parametrize("name", ["fourier of real", "matrix"])
+def test_a_gpu_gives_what_the_cpu_gives(make, name: str) -> None:
+    results = []
+    for device in ("cpu", "cuda"):
+        problem = problem_of(name)
+        problem = Problem(problem.operator.to(device), problem.data.to(device))
+        options = {} if make is make_admm_net else {"features": 3}
+        network = make(problem, depth=2, **options)
+        perturbed(network)
+        network = network.to(device)
+        x = network(problem)
+        x.square().sum().backward()
+        results.append([x.detach().cpu(), *(p.grad.cpu() for p in network.parameters())])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_numbers_and_layers_that_do_not_fit_are_told() -> None:

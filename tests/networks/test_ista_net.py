@@ -54,7 +54,7 @@ def test_with_a_wavelet_for_the_transforms_it_is_ista() -> None:
     expected = solve(classical, problem, iterations=9).x
     torch.testing.assert_close(network(problem).detach(), expected, rtol=0, atol=1e-12)
     losses = network.reconstruct(problem).losses
-    assert float(losses["symmetry"]) < 1e-28
+    assert float(losses["symmetry"].detach()) < 1e-28
 
 
 def test_steps_and_thresholds_may_be_negative() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from labrecon.networks.alista import analytic_weights, make_alista
 from labrecon.networks.lista import LearnedLinearISTA, make_lista
 from labrecon.networks.pbnet import make_pbnet
+from labrecon.noise import Gaussian
 from labrecon.operators import Convolution, Identity, MaskedFourier, Matrix
 from labrecon.priors import L1
 from labrecon.problem import Problem, SolverError
@@ -92,7 +93,7 @@ def test_alista_without_training_and_selection_is_ista_with_other_weights() -> N
     problem = problem_of()
     matrix = problem.operator.matrix
     network = make_alista(problem, depth=3, percent=0.0)
-    threshold = 0.4 / float(torch.as_tensor(problem.lipschitz()))
+    threshold = 0.4 / float(torch.linalg.matrix_norm(matrix, 2)) ** 2
     w, x = analytic_weights(matrix), torch.zeros(3, 10, dtype=torch.float64)
     for _ in range(3):
         v = x + (problem.data - x @ matrix.T) @ w
@@ -151,6 +152,13 @@ def test_wrong_numbers_are_told(make, options: dict[str, float]) -> None:
     (name,) = options
     with pytest.raises(SolverError, match=name):
         make(problem_of(), **options)
+
+
+def test_alista_starts_alike_whatever_the_noise() -> None:
+    problem = problem_of()
+    noisy = Problem(problem.operator, problem.data, Gaussian(0.01))
+    one, other = make_alista(problem, depth=3), make_alista(noisy, depth=3)
+    torch.testing.assert_close(one(problem), other(noisy), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("make", [make_lista, make_alista, make_pbnet])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import h5py
 import pytest
 import torch
 from torch import Tensor
 
-from labrecon.networks import Unrolled
+from labrecon.networks import Equilibrium, Unrolled
 from labrecon.networks.data_step import data_step
 from labrecon.networks.implicit_solve import implicit_solve
 from labrecon.networks.modl import DataConsistency, make_modl
@@ -16,6 +19,7 @@ from labrecon.operators import AsComplex, Convolution, Identity, MaskedFourier, 
 from labrecon.prior import NotInvertibleError, Prior
 from labrecon.priors import Tikhonov
 from labrecon.problem import Problem, SolverError
+from labrecon.schedule import Schedule
 from labrecon.solver import State
 from labrecon.space import Space
 
@@ -76,6 +80,13 @@ def test_the_start_changes_nothing_and_nothing_is_kept_without_gradients() -> No
     torch.testing.assert_close(far, rhs / 1.3)
     with torch.no_grad():
         assert not implicit_solve(apply, rhs, 1).requires_grad
+
+
+def test_a_start_that_is_the_solution_gets_no_gradient() -> None:
+    rhs, start = draw(4).requires_grad_(), (draw(4) / 2).requires_grad_()
+    implicit_solve(lambda v: 2 * v, rhs, 1, x0=start).sum().backward()
+    torch.testing.assert_close(rhs.grad, torch.full_like(rhs, 0.5))
+    assert start.grad is None
 
 
 def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
@@ -208,6 +219,31 @@ def test_a_step_can_be_undone() -> None:
         make_modl(problem, features=4).solver.inverse(problem, after)
 
 
+@pytest.mark.parametrize("memory", ["checkpoint", "invert"])
+def test_every_memory_mode_gives_the_same_gradient(memory: str) -> None:
+    problem = Problem(Matrix(draw(9, 6)), draw(2, 9, seed=1))
+    gradients = []
+    for mode in ("store", memory):
+        coupling = Schedule(0.7, learn=True).double()
+        solver = DataConsistency(prior=Halved(), coupling=coupling, inner=100, tolerance=1e-15)
+        network = Unrolled(solver, 4, start="adjoint", memory=mode)
+        network(problem).square().sum().backward()
+        gradients.append(coupling.raw.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-7, atol=1e-9)
+
+
+def test_its_equilibrium_is_that_of_many_layers() -> None:
+    problem = Problem(Matrix(draw(9, 6)), draw(2, 9, seed=1))
+    gradients = []
+    for deep in (True, False):
+        coupling = Schedule(0.7, learn=True).double()
+        solver = DataConsistency(prior=Halved(), coupling=coupling, inner=100, tolerance=1e-15)
+        network = Unrolled(solver, 200) if deep else Equilibrium(solver, tolerance=1e-12)
+        network(problem).square().sum().backward()
+        gradients.append(coupling.raw.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-9)
+
+
 def test_a_quadratic_denoiser_has_the_minimiser_as_fixed_point() -> None:
     """With ``D`` the prox of ``½ w ‖x‖²`` it is half-quadratic splitting of a ridge problem."""
     matrix, data = draw(9, 6), draw(1, 9, seed=1)
@@ -223,6 +259,48 @@ def test_a_quadratic_denoiser_has_the_minimiser_as_fixed_point() -> None:
         matrix.T @ matrix + ridge * torch.eye(6).double(), matrix.T @ data[0]
     )
     torch.testing.assert_close(state.x[0], exact, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_it_learns_what_no_tikhonov_weight_gives(lab_data: Path) -> None:
+    """Undersampled chest slices, none of those shown was trained on."""
+    folder = lab_data / "published" / "admm_net" / "ChestTrain"
+    if not folder.is_dir():
+        pytest.skip(f"the slices are not in {folder}")
+    trained_on, shown = crops(folder, range(1, 9)), crops(folder, range(9, 13))
+    generator = torch.Generator().manual_seed(0)
+    from_centre = torch.arange(64) - 32.0
+    radius = torch.hypot(from_centre, from_centre[:, None])
+    kept = (1.2 * (1 - radius / 32).clamp_min(0) ** 3).clamp(0.06, 1)
+    real = AsComplex(Space((64, 64)))
+    sampled = (torch.rand(64, 64, generator=generator) < kept).float()
+    operator = MaskedFourier(real.range, sampled) @ real
+    problem = Problem(operator, operator(shown))
+
+    def psnr(x: Tensor) -> float:
+        return float(-10 * (x.detach() - shown).square().mean((1, 2)).log10().mean())
+
+    networks = [make_modl(problem, coupling=c, depth=4, features=4) for c in (1e-3, 0.05, 1.0)]
+    tikhonov = max(psnr(network(problem)) for network in networks)
+    network = make_modl(problem, depth=4, features=24, layers=4, scale=0.3)
+    optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
+    for _ in range(40):
+        x = trained_on[torch.randint(len(trained_on), (8,), generator=generator)]
+        optimiser.zero_grad()
+        (network(Problem(operator, operator(x))) - x).square().mean().backward()
+        optimiser.step()
+    print(f"Tikhonov {tikhonov:.2f}, trained {psnr(network(problem)):.2f}")
+    assert psnr(network(problem)) >= tikhonov + 2.5
+
+
+def crops(folder: Path, numbers: range) -> Tensor:
+    """All 64×64 pieces of some slices that are not empty."""
+    images = []
+    for number in numbers:
+        with h5py.File(folder / f"im-{number:02d}.mat") as file:
+            images.append(torch.from_numpy(file["im_ori"][()]).T.float())
+    pieces = torch.stack(images).unfold(1, 64, 64).unfold(2, 64, 64).reshape(-1, 64, 64)
+    return pieces[pieces.std((1, 2)) > 0.05]
 
 
 def test_what_it_can_not_treat_is_told() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import cvxpy as cp
 import numpy as np
 import pytest
@@ -243,3 +245,21 @@ def test_it_is_what_solve_repeats() -> None:
     pnp = make_pnp(problem, solver="hqs", depth=4).eval()
     x0 = problem.operator.initial(problem.data)
     torch.testing.assert_close(pnp(problem), solve(pnp.solver, problem, x0=x0, iterations=4).x)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("network", ["ista-net", "ista-net-plus", "fista-net", "pnp"])
+def test_on_a_gpu_it_is_as_on_the_cpu(network: str) -> None:
+    problem, truth = sampled_fourier(torch.complex128)
+    made = host().get("networks", network)(problem, depth=3)
+    there = Problem(problem.operator.to("cuda"), problem.data.cuda())
+    copied = copy.deepcopy(made).cuda()
+    error = (copied(there) - truth.cuda()).abs().square().mean()
+    error.backward()
+    here = Problem(problem.operator.to("cpu"), problem.data)
+    expected = (made(here) - truth).abs().square().mean()
+    expected.backward()
+    torch.testing.assert_close(error.cpu(), expected)
+    for p, q in zip(copied.parameters(), made.parameters(), strict=True):
+        if q.grad is not None:
+            torch.testing.assert_close(p.grad.cpu(), q.grad, rtol=1e-6, atol=1e-9)

@@ -278,6 +278,16 @@ def test_drunet_treats_a_padded_image_like_its_continuation() -> None:
     torch.testing.assert_close(network(torch.cat([x, level[:, :, :7]], 1)), expected)
 
 
+def test_drunet_hands_fine_features_across() -> None:
+    """Whatever does not fit through the coarse levels: here they are silenced."""
+    network = seeded_network(DRUNet(features=3, levels=2, blocks=1))
+    x = torch.cat([draw(1, 1, 8, 8), torch.full((1, 1, 8, 8), 0.1, dtype=F64)], 1)
+    for up in network.up:
+        nn.init.zeros_(up.weight)
+    fine = network.decode[0](network.encode[0](network.head(x)))
+    torch.testing.assert_close(network(x), x[:, :1] - network.tail(fine))
+
+
 class Echo(nn.Module):
     """Returns its image and keeps what it saw."""
 
@@ -319,6 +329,10 @@ def test_input_range_is_that_of_the_published_code() -> None:
         torch.testing.assert_close(seen, expected)
         expected = ((0.9 * expected - shift) / span) * (high - low) + low
         torch.testing.assert_close(out, expected)
+    told = Echo(noise_channel=True)
+    Denoiser(told, noise_level=2.0, input_range=(0.0, 1.0)).prox(x, 1.0)
+    expected = 2.0 / (x.amax((1, 2)) - x.amin((1, 2)))  # the noise is stretched with the image
+    torch.testing.assert_close(told.seen[:, 1, 0, 0], expected)
     flat = torch.full((6, 6), 3.0, dtype=F64)
     assert bool(torch.isfinite(Denoiser(echo, input_range=(0.0, 1.0)).prox(flat, 1.0)).all())
 
