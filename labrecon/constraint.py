@@ -13,7 +13,12 @@ class Constraint(nn.Module):
     """A smooth map from free numbers onto those that are allowed.
 
     It serves `labrecon.Schedule` and `torch.nn.utils.parametrize.register_parametrization` alike.
+
+    Attributes:
+        separable: each number depends on one free number only.
     """
+
+    separable = True
 
     def forward(self, raw: Tensor) -> Tensor:
         """The allowed numbers."""
@@ -69,6 +74,7 @@ class Increasing(Constraint):
         tensor([0.5000, 1.0000, 3.0000])
     """
 
+    separable = False
     told = "positive and increasing"
 
     def forward(self, raw: Tensor) -> Tensor:

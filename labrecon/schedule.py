@@ -67,7 +67,13 @@ class Schedule(nn.Module):
 
     def __call__(self, k: int) -> Tensor:
         """The number of iteration ``k``; the last one is repeated past the end."""
-        value = self.values()[min(k, len(self.raw) - 1)]
+        raw, layer = self.raw, min(k, len(self.raw) - 1)
+        if self.constraint is None:
+            value = raw[layer]
+        elif self.constraint.separable:
+            value = self.constraint(raw[layer])
+        else:
+            value = self.values()[layer]
         return value if self.law is None else self.law(value, k)
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from labrecon.options import flag, number
 from labrecon.prior import Prior, Zero, moreau
-from labrecon.solver import Problem, Solver, SolverError, State, constant
+from labrecon.solver import Problem, Solver, SolverError, State, constant, pick
 
 __all__ = ["PDHG"]
 
@@ -36,7 +36,7 @@ class PDHG(Solver):
     where ``(AᴴA + ρ)⁻¹`` is cheap (`ADMM`), nor with an unmatched adjoint.
 
     Args:
-        prior: ``Σ h(K x)`` through `Prior.split`.
+        prior: ``Σ h(K x)`` through `Prior.split`, or one per layer.
         ratio: balance of primal and dual steps; larger moves ``x`` further per step.
         preconditioned: diagonal steps from row and column sums (Pock and Chambolle 2011), for
             operators with non-negative entries such as CT projectors.
@@ -47,16 +47,21 @@ class PDHG(Solver):
     needs_exact_adjoint = True
 
     def __init__(
-        self, *, prior: Prior | None = None, ratio: float = 1.0, preconditioned: bool = False
+        self,
+        *,
+        prior: Prior | nn.ModuleList | None = None,
+        ratio: float = 1.0,
+        preconditioned: bool = False,
     ) -> None:
         super().__init__()
-        self.prior: Prior = Zero() if prior is None else prior
+        self.prior: nn.Module = Zero() if prior is None else prior
         self.ratio = number("ratio", ratio, above=0, error=SolverError)
         self.preconditioned = flag("preconditioned", preconditioned, error=SolverError)
 
-    def _terms(self, problem: Problem) -> tuple[Prior, list[Any]]:
-        """The bound on ``x``, and the terms that get a dual variable."""
-        terms = list(self.prior.split(problem.operator.domain))
+    def _terms(self, problem: Problem, k: int) -> tuple[Prior, list[Any]]:
+        """The bound on ``x``, and the terms that get a dual variable, of iteration ``k``."""
+        prior: Prior = pick(self.prior, k)  # type: ignore[assignment]
+        terms = list(prior.layer(k).split(problem.operator.domain))
         # Steps that differ between samples need a prox that treats each sample alone.
         simple = [
             i
@@ -69,7 +74,7 @@ class PDHG(Solver):
     def init(self, problem: Problem, x0: Tensor | None = None) -> PDHGState:
         """Zero duals; steps with ``Σ σᵢ KᵢᴴKᵢ < 1/τ``, an equal share for each term."""
         x = self.start(problem, x0)
-        _, terms = self._terms(problem)
+        _, terms = self._terms(problem, 0)
         operator = problem.operator
         tau: Tensor | float
         sigma: Tensor | float
@@ -93,7 +98,7 @@ class PDHG(Solver):
 
     def step(self, problem: Problem, state: PDHGState) -> tuple[PDHGState, dict[str, float]]:
         """Dual ascent in the data and each term, primal descent, extrapolation."""
-        bound, terms = self._terms(problem)
+        bound, terms = self._terms(problem, state.k)
         sigma = state.sigma
         v = state.p + sigma * problem.operator(state.x_bar)
         weight = 1.0 if problem.weights is None else problem.weights

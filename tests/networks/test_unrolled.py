@@ -212,8 +212,6 @@ MODES = [
 @pytest.mark.parametrize(("depth", "tied"), [(1, True), (5, True), (5, False)])
 @pytest.mark.parametrize("net", NETS, ids=lambda net: net.name)
 def test_every_mode_has_the_gradients_of_autograd(net: Net, depth: int, tied: bool) -> None:
-    if net.name == "pdhg" and not tied:
-        pytest.skip("one prior for all iterations")
     expected = net.gradients(depth, tied)
     assert len(expected) >= 4
     for options in MODES:
