@@ -1,10 +1,11 @@
 """One solver, four lives: classical, unrolled, in equilibrium, plug and play.
 
 The camera of ``register_instrument.py`` smears the scene along x by a coded shutter. Proximal
-gradient descent is written once (`labrecon.solvers.ISTA`). Here it is iterated with total variation;
-unrolled to ten layers whose step sizes and transforms are learned; given a denoiser, trained without
-the camera, in place of the prior; and iterated with that denoiser to its fixed point, through which
-the denoiser is trained further. Run it: ``python examples/four_lives.py out/``, about a minute.
+gradient descent is written once (`labrecon.solvers.ISTA`). Here it is iterated with total
+variation; unrolled to ten layers whose step sizes and transforms are learned; given a denoiser,
+trained without the camera, in place of the prior; and iterated with that denoiser to its fixed
+point, through which the denoiser is trained further.
+Run it: ``python examples/four_lives.py out/``, about a minute.
 """
 
 import sys

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from fitting_cases import Images, Reconstruction
 from torch import Tensor
-from training_cases import Images, Reconstruction
 
 from labrecon.fitting.processes import Processes
+from labrecon.io.checkpoints import CheckpointFolder
 from labrecon.learner import FitConfig, FitError, Learner, fit
 from labrecon.operators.fourier import MaskedFourier
 from labrecon.operators.matrix import Matrix as MatrixOperator
 from labrecon.space import Space
-from labrecon.training import CheckpointFolder
 
 
 class Line(Learner):

@@ -230,7 +230,7 @@ def test_a_damaged_checkpoint_falls_back_and_is_told(run, tmp_path, monkeypatch)
 
 
 def _EveryStep(folder, **options):
-    from labrecon.training import CheckpointFolder
+    from labrecon.io.checkpoints import CheckpointFolder
 
     return CheckpointFolder(folder, **options)
 
@@ -246,7 +246,7 @@ def test_kill_9_and_the_same_command_end_with_the_same_bits(
     # A checkpoint is written each minute: here, sooner.
     site = Path(toy_environment["PYTHONPATH"].split(":")[0]) / "sitecustomize.py"
     site.write_text(
-        "import labrecon.training.checkpoints as c\nold = c.CheckpointFolder.__init__\n"
+        "import labrecon.io.checkpoints as c\nold = c.CheckpointFolder.__init__\n"
         "c.CheckpointFolder.__init__ = lambda self, folder, **o: old(self, folder, steps=20, **o)\n"
     )
 
@@ -632,7 +632,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_one(run, tmp_pa
 @pytest.mark.parametrize(
     "where",
     [
-        "labrecon.training.checkpoints.save_file",
+        "labrecon.io.checkpoints.save_file",
         "labrecon.io.model.save_file",
         "labrecon.train.folder.write_text",
     ],

@@ -42,7 +42,7 @@ class Log(ABC):
 
 
 class Checkpoints(Protocol):
-    """Where `fit` keeps what a continuation needs; `labrecon.training.CheckpointFolder`."""
+    """Where `fit` keeps what a continuation needs; `labrecon.io.checkpoints.CheckpointFolder`."""
 
     def load(self) -> dict[str, Any] | None:
         """The newest state that is whole, or None."""

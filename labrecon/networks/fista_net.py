@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from labrecon.networks.learned_gradient import safe_step
+from labrecon.networks.safe_step import safe_step
 from labrecon.networks.softplus_law import MomentumLaw, SoftplusLaw
 from labrecon.networks.unrolled import Start, Unrolled
 from labrecon.options import whole

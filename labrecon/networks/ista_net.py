@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from labrecon.networks.learned_gradient import safe_step
+from labrecon.networks.safe_step import safe_step
 from labrecon.networks.unrolled import Start, Unrolled
 from labrecon.operator import Operator
 from labrecon.operators.matrix import Matrix

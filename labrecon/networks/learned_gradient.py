@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from labrecon.networks.safe_step import safe_step
 from labrecon.networks.unrolled import Unrolled
 from labrecon.networks.update_network import update, update_network
-from labrecon.operator import LinearityError
 from labrecon.options import number, whole
 from labrecon.priors.channels import channel_count, from_channels, to_channels
 from labrecon.priors.tv import gradient_of
@@ -151,18 +151,3 @@ def make_lgd(
         scale=scale,
     )
     return Unrolled(solver, depth, start="initial")
-
-
-def safe_step(problem: Problem) -> float:
-    """``1 / L``, the smallest of a batch.
-
-    Raises:
-        SolverError: the operator is nonlinear.
-    """
-    try:
-        return 1 / float(torch.as_tensor(problem.lipschitz()).max())
-    except LinearityError as error:
-        raise SolverError(
-            f"{problem.operator.name} is nonlinear and has no Lipschitz constant: give the network "
-            "a step_size, one with which plain gradient descent converges"
-        ) from error

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from labrecon.networks.learned_gradient import LearnedGradientDescent, safe_step
+from labrecon.networks.learned_gradient import LearnedGradientDescent
+from labrecon.networks.safe_step import safe_step
 from labrecon.networks.unrolled import Unrolled
 from labrecon.networks.update_network import update_network
 from labrecon.problem import Problem

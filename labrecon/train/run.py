@@ -26,6 +26,8 @@ from labrecon.errors import (
 from labrecon.fitting.processes import Processes
 from labrecon.instrument import Instrument
 from labrecon.io.atomic import explain
+from labrecon.io.checkpoints import CheckpointFolder
+from labrecon.io.logs import CsvLog, TensorBoardLog
 from labrecon.io.model import ModelCard, SavedModel, SpaceCard, save_model
 from labrecon.io.plain import dumps, plain
 from labrecon.io.provenance import collect, hash_inputs, versions
@@ -45,7 +47,6 @@ from labrecon.train.classical import tuned
 from labrecon.train.data import TrainingData, from_objects, from_pairs
 from labrecon.train.folder import RunFolder
 from labrecon.train.order import Order, place_order
-from labrecon.training import CheckpointFolder, CsvLog, TensorBoardLog
 
 __all__ = ["TrainResult", "train"]
 

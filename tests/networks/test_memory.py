@@ -135,7 +135,7 @@ def test_the_plan_orders_modes_and_depths() -> None:
     network, problem = case(PRIORS[0](), 64, 1)
     plans = {(p.depth, p.mode): p.bytes for p in plan_memory(network, problem, [5, 40])}
     assert plans[40, "invert"] < plans[40, "checkpoint"] < plans[40, "store"]
-    assert plans[40, "store"] > 5 * plans[5, "store"]
+    assert plans[40, "store"] > 4 * plans[5, "store"]
     assert not any(p.grad is not None for p in network.parameters())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import cvxpy as cp
 import numpy as np
 import pytest
 import torch
@@ -53,6 +52,8 @@ WEIGHT = 0.3
 
 
 def tv_minimiser() -> Tensor:
+    import cvxpy as cp
+
     _, matrix, y = small()
     x = cp.Variable((8, 8))
     down = cp.vstack([x[1:] - x[:-1], np.zeros((1, 8))])
@@ -67,6 +68,8 @@ def tv_minimiser() -> Tensor:
 
 def wavelet_minimiser() -> Tensor:
     """In coefficients c = W x: the support from cvxpy, the values on it from their equations."""
+    import cvxpy as cp
+
     _, matrix, y = small()
     transform = WaveletL1(wavelet="haar", levels=2).transform(torch.zeros(8, 8, dtype=F64))
     synthesis = transform.adjoint(torch.eye(64, dtype=F64).reshape(64, 8, 8)).reshape(64, 64).mT

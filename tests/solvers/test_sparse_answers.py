@@ -60,8 +60,8 @@ def test_objective_of_scikit_learns_lasso(name: str, make, iterations: int) -> N
     # HQS closes its gap as 1/mu, and slows down as mu grows.
     assert found - best <= (1e-4 if name == "hqs" else 1e-6) * best
     if name != "hqs":
-        # The search compares losses, which agree to rounding before the iterates do.
-        close = 1e-6 if "backtracking" in name else 1e-8
+        # The search compares losses; they agree to rounding where the iterates do to its root.
+        close = 1e-5 if "backtracking" in name else 1e-8
         torch.testing.assert_close(x, expected, rtol=1e-7, atol=close)
 
 

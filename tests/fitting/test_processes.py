@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-PROGRAM = str(Path(__file__).parents[1] / "training_cases.py")
+PROGRAM = str(Path(__file__).parents[1] / "fitting_cases.py")
 
 
 def trained(folder: Path, config: dict[str, object], *launcher: str, more: tuple[str, ...] = ()):

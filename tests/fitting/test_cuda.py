@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_cases import Images, Reconstruction
+from fitting_cases import Images, Reconstruction
 
+from labrecon.io.checkpoints import CheckpointFolder
 from labrecon.learner import FitConfig, FitError, fit
-from labrecon.training import CheckpointFolder
 
 pytestmark = pytest.mark.cuda
 CONFIG = {"epochs": 2, "batch_size": 4, "learning_rate": 3e-3}

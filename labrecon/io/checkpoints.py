@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from labrecon.errors import OutputError
+from labrecon.io.trees import join, split
 from labrecon.learner import FitError
 from labrecon.options import number, whole
-from labrecon.training.trees import join, split
 
 __all__ = ["CheckpointFolder"]
 

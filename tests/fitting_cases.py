@@ -131,7 +131,8 @@ def die_at(what: str, when: str) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    from labrecon.training import CheckpointFolder, CsvLog, TensorBoardLog
+    from labrecon.io.checkpoints import CheckpointFolder
+    from labrecon.io.logs import CsvLog, TensorBoardLog
 
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-PROGRAM = str(Path(__file__).parents[1] / "training_cases.py")
+PROGRAM = str(Path(__file__).parents[1] / "fitting_cases.py")
 CONFIG = {
     "epochs": 5,
     "batch_size": 4,

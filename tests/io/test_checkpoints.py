@@ -10,12 +10,13 @@ from typing import ClassVar
 
 import pytest
 import torch
-from training_cases import Drawn, Images, Reconstruction
+from fitting_cases import Drawn, Images, Reconstruction
 
 from labrecon.errors import OutputError
+from labrecon.io.checkpoints import CheckpointFolder
+from labrecon.io.logs import CsvLog, TensorBoardLog
+from labrecon.io.trees import join, split
 from labrecon.learner import FitConfig, FitError, fit
-from labrecon.training import CheckpointFolder, CsvLog, TensorBoardLog
-from labrecon.training.trees import join, split
 
 
 class Crash(Exception):

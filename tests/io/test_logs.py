@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from labrecon.errors import OutputError
-from labrecon.training import CsvLog, TensorBoardLog
+from labrecon.io.logs import CsvLog, TensorBoardLog
 
 
 def read(path: Path) -> list[dict[str, str]]:
