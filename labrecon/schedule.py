@@ -32,8 +32,8 @@ class Schedule(nn.Module):
         SolverError: the constraint is unknown, or the numbers break it.
 
     Example:
-        >>> [float(Schedule([0.5, 0.25])(k)) for k in range(3)]
-        [0.5, 0.25, 0.25]
+        >>> tuple(float(Schedule([0.5, 0.25])(k)) for k in range(3))
+        (0.5, 0.25, 0.25)
     """
 
     def __init__(

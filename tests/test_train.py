@@ -439,6 +439,21 @@ def test_the_classical_weight_is_the_best_there_is(toy_host, tmp_path):
     assert dict(found.tried)[found.weight] == pytest.approx(error(found.weight), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("solver", "prior"),
+    [("fista", "tv"), ("admm", "tv"), ("cg", "zero")],
+)
+def test_a_classical_solver_without_a_prior_is_given_one_it_takes(toy_host, solver, prior):
+    recipe = load_train_recipe({"classical": {"solver": {"name": solver}}}, Toy())
+    plan = classical_plan(recipe, Toy(), toy_host)
+    assert (plan.solver.name, plan.prior.name) == (solver, prior)
+
+
+def test_a_network_that_training_made_worse_is_told(run):
+    result = run("run", "fit.learning_rate=5.0", "fit.keep=last")
+    assert any("worse than before training" in warning for warning in result.warnings)
+
+
 def test_the_report_compares_and_is_self_contained(run, tmp_path):
     solver, prior = "{name='fista', iterations=10}", "{name='l1', weight=1.0}"
     given = [f"classical.solver={solver}", f"classical.prior={prior}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from labrecon.errors import LabreconError
 from labrecon.instrument import Instrument, Scan
 from labrecon.metrics import nrmse
 from labrecon.plan import Plan, make_plans
-from labrecon.plugins import Host
+from labrecon.plugins import Host, UnknownNameError
 from labrecon.problem import Problem
 from labrecon.recipe import PriorTable, Recipe, SolverTable
 from labrecon.train.recipe import TrainRecipe
@@ -50,7 +51,8 @@ class Classical:
 def classical_plan(recipe: TrainRecipe, instrument: Instrument, host: Host) -> Plan:
     """Solver and prior of ``[classical]``, or of the instrument's recipe ``"recon"``.
 
-    Where that has no prior, as a direct inversion, it is FISTA with total variation.
+    Where that has no prior, as a direct inversion, it is FISTA with total variation; a solver of
+    ``[classical]`` that takes a prior and is given none has that, too.
 
     Raises:
         RecipeError: a name or an option that nobody has.
@@ -59,9 +61,13 @@ def classical_plan(recipe: TrainRecipe, instrument: Instrument, host: Host) -> P
     table = recipe.classical
     solver = table.solver or SolverTable.model_validate(dict(usual.get("solver", {})))
     prior = table.prior or PriorTable.model_validate(dict(usual.get("prior", {})))
-    if table.solver is None and table.prior is None and prior.name == "zero":
+    takes_prior = table.solver is None or _takes_prior(host, solver.name)
+    if table.prior is None and not takes_prior:
+        prior = PriorTable()
+    elif table.prior is None and prior.name == "zero":
         example = instrument.operator(instrument.example()).domain
-        solver = SolverTable(name="fista", iterations=150, tolerance=1e-4)
+        if table.solver is None:
+            solver = SolverTable(name="fista", iterations=150, tolerance=1e-4)
         low = instrument.limits[0] == 0.0 and not example.dtype.is_complex
         options = {"ndim": min(2, example.ndim), **({"nonneg": True} if low else {})}
         prior = PriorTable.model_validate({"name": "tv", "relative_weight": 1e-3, **options})
@@ -74,6 +80,14 @@ def classical_plan(recipe: TrainRecipe, instrument: Instrument, host: Host) -> P
     )
     classical._document = recipe._document
     return make_plans(classical, instrument, host)[0]
+
+
+def _takes_prior(host: Host, name: str) -> bool:
+    try:
+        make = host.get("solvers", name)
+    except UnknownNameError:
+        return False  # `make_plans` says so with its place in the recipe
+    return "prior" in inspect.signature(make).parameters
 
 
 def tuned(plan: Plan, seen: Pairs, unseen: Pairs) -> Classical:

@@ -203,6 +203,7 @@ def _carry_out(
         model = _save(order, data, operator, network, run)
     with order.clock("compare"):
         methods = [_judged(f"{order.recipe.network.name} (trained)", order, data, network), before]
+        _warn_if_worse(order, methods[0], before)
         methods += _beside(order, data)
     provenance = _provenance(order, data, result, methods, model)
     with order.clock("report"):
@@ -286,6 +287,16 @@ def _judged(title: str, order: Order, data: TrainingData, network: Reconstructor
         for part, mode in modes:
             part.training = mode
     return _method(title, data, made, time.perf_counter() - begin)
+
+
+def _warn_if_worse(order: Order, trained: Method, before: Method) -> None:
+    now, then = trained.metrics["nrmse"], before.metrics["nrmse"]
+    if now > then:
+        order.warnings.append(
+            f"on held-out objects the trained network is worse than before training (NRMSE "
+            f"{now:.3g}, before {then:.3g}): train longer (fit.epochs), with a lower "
+            "fit.learning_rate, or on more objects"
+        )
 
 
 def _beside(order: Order, data: TrainingData) -> list[Method]:
