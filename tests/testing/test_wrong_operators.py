@@ -649,7 +649,13 @@ def linear_function_flipped():
     return Flipped()
 
 
-@pytest.mark.parametrize("name", CASES)
+# These are found only by calling for long enough to tell a leak from noise.
+LONG = ("Leak", "LeakOfC", "Log")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else ()) for n in CASES]
+)
 def test_wrong_operator_is_caught(name):
     make, check, verdict, allowed, advice = CASES[name]
     # It calls thousands of times to be sure; that nothing piles up in right ones is tested below.
@@ -681,6 +687,7 @@ def test_right_ones_pass(kind, dtype):
     assert report.counts()["warned"] == 0
 
 
+@pytest.mark.slow
 def test_the_right_external_model_passes():
     check_operator(
         lambda: external(numpy_forward, numpy_adjoint, **SPACES, linear=True, threadsafe=True),
