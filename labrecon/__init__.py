@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from labrecon.algebra import block as block
     from labrecon.algebra import stack as stack
+    from labrecon.arrays import Array as Array
     from labrecon.functional import linear_function as linear_function
     from labrecon.instrument import Instrument as Instrument
     from labrecon.instrument import Scan as Scan
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Array": "arrays",
     "FitConfig": "learner",
     "Gaussian": "noise",
     "Instrument": "instrument",

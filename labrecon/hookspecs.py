@@ -135,7 +135,8 @@ class Hooks:
     def labrecon_writers(self) -> Registry:  # type: ignore[empty-body]
         """Volume writers: ``writer(path, volume, info, **options)`` returns the path it wrote.
 
-        ``path`` has no suffix; ``info`` holds title, axes, voxel size, unit and provenance.
+        ``path`` has no suffix; ``info`` holds title, axes, voxel
+        size, unit, provenance and the geometry of the acquisition.
 
         Example:
             ```python

@@ -234,8 +234,13 @@ class Operator(nn.Module):
         """A first estimate of ``x``: ``α Aᴴ y`` with the ``α`` that fits ``y`` best."""
         if not self.linear:
             return self.domain.zeros(*self.range.batch(y), device=y.device)
+        return self.fit_scale(self.adjoint(y), y)
+
+    @_in_full_precision
+    def fit_scale(self, x: Tensor, y: Tensor) -> Tensor:
+        """``α x`` with the ``α`` for which ``A α x`` fits ``y`` best, per batch element."""
         # Each brought to size one: squares of 1e-20 are 0 in single precision.
-        x, _ = _of_size_one(self.adjoint(y), self.domain.ndim)
+        x, _ = _of_size_one(x, self.domain.ndim)
         z, size = _of_size_one(self(x), self.range.ndim)
         power = squared_norm(z, self.range.ndim)
         scale = inner(z, y, self.range.ndim).real / torch.where(power > 0, power, 1.0) / size

@@ -324,6 +324,7 @@ def _write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
         "voxel_size": data.voxel_size,
         "unit": data.unit,
         "provenance": provenance,
+        "geometry": scan.geometry,
     }
     volume = outcomes[0].solution.x.detach().cpu()
     with new_folder(job.out, force=job.force) as folder:

@@ -84,7 +84,7 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def write_file(path: Path, text: str, *, force: bool = False) -> None:
+def write_file(path: Path, content: str | bytes, *, force: bool = False) -> None:
     """Write a single file, whole or not at all.
 
     Raises:
@@ -95,7 +95,7 @@ def write_file(path: Path, text: str, *, force: bool = False) -> None:
     partial = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
         partial.replace(path)
     except OSError as error:
         raise OutputError(explain(path, error)) from error

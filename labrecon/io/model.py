@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from labrecon.arrays import Array
 from labrecon.errors import ModelError
 from labrecon.io.atomic import write_file
 from labrecon.io.plain import brief
@@ -271,7 +272,7 @@ def _unequal(
 
 
 def _same(a: Any, b: Any, tolerance: float) -> bool:
-    if isinstance(a, dict) and isinstance(b, dict):
+    if isinstance(a, dict) and isinstance(b, dict) and not Array.is_json(a):
         return a.keys() == b.keys() and all(_same(a[key], b[key], tolerance) for key in a)
     one, other = _numbers(a), _numbers(b)
     if one is None or other is None:
@@ -280,9 +281,14 @@ def _same(a: Any, b: Any, tolerance: float) -> bool:
 
 
 def _numbers(value: Any) -> Tensor | None:
-    if value is None or isinstance(value, bool | str | dict):
+    if value is None or isinstance(value, bool | str):
+        return None
+    if isinstance(value, dict) and not Array.is_json(value):
         return None
     try:
+        if Array.is_json(value):
+            held = Array.from_json(value).tensor()
+            return held.to(torch.complex128 if held.is_complex() else torch.float64)
         return torch.tensor(value, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         return None
@@ -296,6 +302,8 @@ def _close(a: Tensor, b: Tensor, tolerance: float = SAME) -> bool:
 
 
 def _brief(value: Any) -> str:
+    if Array.is_json(value):
+        value = Array.from_json(value)
     return "none" if value is None else brief(value)
 
 

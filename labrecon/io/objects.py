@@ -203,7 +203,8 @@ def _nifti(path: Path, _: str | None) -> Array:
         import nibabel
     except ModuleNotFoundError as error:
         raise ObjectsError("NIfTI needs the package nibabel: pip install nibabel") from error
-    return np.asarray(nibabel.load(path).dataobj)
+    image: Any = nibabel.load(path)
+    return np.asarray(image.dataobj)
 
 
 #: By suffix.

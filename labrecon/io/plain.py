@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 
+from labrecon.arrays import Array
+
 __all__ = ["brief", "dumps", "plain"]
 
 _LONGEST = 64
@@ -29,9 +31,13 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().resolve_conj().numpy()
+    if isinstance(value, Array):
+        value = value.values
     if isinstance(value, np.ndarray):
         if value.size > _LONGEST:
-            return f"array {value.shape} {value.dtype}, {value.min():.6g} to {value.max():.6g}"
+            size = np.abs(value) if np.iscomplexobj(value) else value
+            of = "modulus " if np.iscomplexobj(value) else ""
+            return f"array {value.shape} {value.dtype}, {of}{size.min():.6g} to {size.max():.6g}"
         return plain(value.tolist())
     if isinstance(value, np.generic):
         return plain(value.item())

@@ -39,6 +39,13 @@ def _axes(space: Space, axes: tuple[int, ...] | None) -> tuple[int, ...]:
     return chosen
 
 
+def _spectrum(space: Space, axes: tuple[int, ...]) -> Space:
+    """The space of spectra: the axis ``y`` becomes ``ky``."""
+    transformed = {axis % space.ndim for axis in axes}
+    names = (f"k{n}" if i in transformed else n for i, n in enumerate(space.axes))
+    return Space(space.shape, space.dtype, tuple(names))
+
+
 class Fourier(Unitary):
     """The orthonormal, centred DFT over ``axes`` (default all): unitary.
 
@@ -58,8 +65,9 @@ class Fourier(Unitary):
     """
 
     def __init__(self, space: Space, axes: tuple[int, ...] | None = None) -> None:
-        super().__init__(space, Space(space.shape, space.dtype))
-        self.axes = _axes(space, axes)
+        chosen = _axes(space, axes)
+        super().__init__(space, _spectrum(space, chosen))
+        self.axes = chosen
 
     def forward(self, x: Tensor) -> Tensor:
         """``F x``."""
@@ -100,8 +108,9 @@ class MaskedFourier(Operator):
         axes: tuple[int, ...] | None = None,
         feasible: FeasibleSet | None = None,
     ) -> None:
-        super().__init__(space, Space(space.shape, space.dtype))
-        self.axes = _axes(space, axes)
+        chosen = _axes(space, axes)
+        super().__init__(space, _spectrum(space, chosen))
+        self.axes = chosen
         try:
             torch.broadcast_to(mask, space.shape)
         except RuntimeError as error:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from labrecon.functional import Map
 from labrecon.krylov import CGState, cg_start, cg_step
+from labrecon.noise import Gaussian
 from labrecon.options import number
 from labrecon.solver import Problem, Solver, SolverError, State
 from labrecon.solvers.quadratic import data_weights
@@ -46,22 +47,40 @@ class CG(Solver):
         super().__init__()
         self.rho = number("CG: rho", rho, at_least=0, error=SolverError)
 
-    def _normal(self, problem: Problem) -> Map:
-        weights = data_weights(problem, self.name)
-        return lambda v: problem.operator.normal(v, weights) + self.rho * v
+    def _equations(self, problem: Problem) -> tuple[Map, Tensor | None]:
+        """``v ↦ (AᴴWA + ρ) v`` and ``W``.
+
+        One σ for all samples is left out of ``W`` and goes into ``ρ`` as ``ρ σ²``: the same
+        solution, and no number overflows that data in small units would make large.
+        """
+        noise = problem.noise
+        rho: Tensor | float = self.rho
+        if isinstance(noise, Gaussian) and noise.sigma.ndim == 0:
+            weights = problem.weights
+            if not noise.unit:
+                rho = rho * noise.sigma.square()
+            if problem.prepared is not None:
+                normal = problem.prepared.normal
+                return lambda v: normal(v) + rho * v, weights
+        else:
+            weights = data_weights(problem, self.name)
+        return lambda v: problem.operator.normal(v, weights) + rho * v, weights
+
+    def _rhs(self, problem: Problem, weights: Tensor | None) -> Tensor:
+        return problem.operator.adjoint(problem.data if weights is None else problem.data * weights)
 
     def init(self, problem: Problem, x0: Tensor | None = None) -> NormalState:
         """The residual at ``x0``."""
-        weights = data_weights(problem, self.name)
-        rhs = problem.operator.adjoint(problem.data if weights is None else weights * problem.data)
+        normal, weights = self._equations(problem)
         start = None if x0 is None else self.start(problem, x0)
-        state = cg_start(self._normal(problem), rhs, start, problem.operator.domain.ndim)
-        return NormalState(0, *state)
+        rhs = self._rhs(problem, weights)
+        return NormalState(0, *cg_start(normal, rhs, start, problem.operator.domain.ndim))
 
     def step(self, problem: Problem, state: NormalState) -> tuple[NormalState, dict[str, float]]:
         """One conjugate-gradient step."""
         current = CGState(state.x, state.r, state.p, state.rr)
-        following = cg_step(self._normal(problem), current, problem.operator.domain.ndim)
+        normal, _ = self._equations(problem)
+        following = cg_step(normal, current, problem.operator.domain.ndim)
         return NormalState(state.k + 1, *following), {}
 
     def stationary(
@@ -72,13 +91,20 @@ class CG(Solver):
         The directions of conjugate gradients are those of one run from its start: they do not
         settle, and at the solution a step has no derivative.
         """
-        weights = data_weights(problem, self.name)
-        data = problem.data if weights is None else weights * problem.data
-        r = problem.operator.adjoint(data) - self._normal(problem)(state.x)
+        normal, weights = self._equations(problem)
+        r = self._rhs(problem, weights) - normal(state.x)
         ndim = problem.operator.domain.ndim
-        tau = 1 / (torch.as_tensor(problem.lipschitz()) + self.rho)
+        tau = self._richardson(problem)
         x = state.x + per_element(tau, ndim).to(r.real) * r
         return state.replace(x=x, r=r, p=r, rr=squared_norm(r, ndim)), {}
+
+    def _richardson(self, problem: Problem) -> Tensor:
+        """``1 / ‖AᴴWA + ρ‖`` in the scale of `_equations`."""
+        tau = 1 / (torch.as_tensor(problem.lipschitz()) + self.rho)
+        noise = problem.noise
+        if isinstance(noise, Gaussian) and noise.sigma.ndim == 0 and not noise.unit:
+            return tau / noise.sigma.square()
+        return tau
 
     def penalty(self, x: Tensor, ndim: int) -> Tensor:
         """``½ ρ ‖x‖²``."""

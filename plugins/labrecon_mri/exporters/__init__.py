@@ -1,0 +1,1 @@
+"""Formats in which a learned acquisition goes back to the scanner."""

@@ -1,0 +1,46 @@
+"""Trajectories as an ISMRMRD file: an acquisition per shot, with its samples' positions."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from labrecon import Scan
+from labrecon_mri.exporters.readouts import readouts_of
+from labrecon_mri.readers.mrd_writer import write_mrd
+
+__all__ = ["export_mrd"]
+
+
+def export_mrd(geometry: BaseModel, designs: Mapping[str, Tensor], path: Path) -> None:
+    """Write ``NAME.h5``: ``traj`` (kx, ky[, kz]) in cycles/pixel, ±0.5 at the edge of k-space.
+
+    The samples are zeros of one channel: a scan to be filled.
+
+    Raises:
+        ValueError: there is no trajectory to export.
+        OutputError: the file can not be written.
+    """
+    known, trajectory = readouts_of(geometry, designs)
+    only: dict[str, object] = {
+        "mask": None,
+        "maps": None,
+        "field_map": None,
+        "times": None,
+        "coils": 1,
+        "frames": {},
+    }
+    planned = known.changed(**{**only, "trajectory": trajectory})
+    samples = torch.zeros(1, *trajectory.shape[:2], dtype=torch.complex64)
+    target = path.with_suffix(".h5")
+    partial = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.h5")
+    try:
+        write_mrd(Scan(samples, planned), partial)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)

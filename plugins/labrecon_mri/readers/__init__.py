@@ -1,0 +1,1 @@
+"""File formats of MR scanners and toolboxes."""
