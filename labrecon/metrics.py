@@ -70,11 +70,13 @@ def ssim(
     Raises:
         ValueError: the images are smaller than the window.
     """
-    estimate, truth = _cropped(estimate, crop).double(), _cropped(truth, crop).double()
-    if estimate.is_complex():
-        estimate, truth = estimate.abs(), truth.abs()
+    estimate, truth = _modulus(_cropped(estimate, crop)), _modulus(_cropped(truth, crop))
     span = truth.max() - truth.min() if data_range is None else torch.tensor(data_range)
     return float(local_similarity(estimate, truth, span).mean())
+
+
+def _modulus(x: Tensor) -> Tensor:
+    return (x.abs() if x.is_complex() else x).double()
 
 
 def local_similarity(x: Tensor, t: Tensor, span: Tensor) -> Tensor:

@@ -28,10 +28,16 @@ PREPARE = (
     "sensitivities",
     "measured",
 )
-CG: dict[str, Any] = {"name": "cg", "iterations": 12}
-FISTA: dict[str, Any] = {"name": "fista", "iterations": 60, "tolerance": 1e-4}
-WAVELET: dict[str, Any] = {"name": "wavelet", "relative_weight": 2e-3}
-TV: dict[str, Any] = {"name": "tv", "relative_weight": 1e-3}
+OPTIONS: dict[str, dict[str, Any]] = {"trajectory_delay": {"phase": True}}
+CG: dict[str, Any] = {"name": "cg", "iterations": 12, "start": "initial"}
+FISTA: dict[str, Any] = {
+    "name": "fista",
+    "iterations": 100,
+    "tolerance": 1e-4,
+    "start": "initial",
+}
+#: Of the largest back-projected value, which samples that crowd in the middle make larger.
+WEIGHT = {"cartesian": 2e-3, "trajectory": 2e-4}
 
 
 class MRIInstrument(Instrument):
@@ -147,6 +153,7 @@ class MRIInstrument(Instrument):
             for name in (
                 *PREPARE,
                 "coil_compression",
+                "density_weights",
                 "partial_fourier",
                 "field_map",
             )
@@ -162,37 +169,42 @@ class MRIInstrument(Instrument):
         }
 
     def recipes(self) -> Mapping[str, Mapping[str, Any]]:
-        """``recon`` (CG-SENSE), ``gridded``, ``wavelet``, ``tv``, ``soft-sense``, ``compare``."""
-        prepare: list[dict[str, Any]] = [{"step": name} for name in PREPARE]
+        """``recon`` (CG-SENSE), ``gridded``, ``wavelet``, ``tv``, ``soft-sense``, ``compare``.
+
+        Those with a prior are for Cartesian data; ``wavelet-trajectory`` and so on have the weight
+        that samples along a trajectory need.
+        """
+        prepare: list[dict[str, Any]] = [
+            {"step": name, **OPTIONS.get(name, {})} for name in PREPARE
+        ]
         two_sets = [
             {**step, "sets": 2} if step["step"] == "sensitivities" else step for step in prepare
         ]
         gridded = {"title": "zero-filled / gridded", "solver": {"name": "direct"}}
-        return {
+        found: dict[str, dict[str, Any]] = {
             "recon": {"prepare": prepare, "solver": CG},
             "gridded": {"prepare": prepare, "solver": {"name": "direct"}},
-            "wavelet": {"prepare": prepare, "solver": FISTA, "prior": WAVELET},
-            "tv": {"prepare": prepare, "solver": FISTA, "prior": TV},
-            "soft-sense": {"prepare": two_sets, "solver": FISTA, "prior": WAVELET},
-            "compare": {
-                "prepare": prepare,
-                "solver": CG,
-                "compare": [
-                    {"title": "L1-wavelet SENSE", "solver": FISTA, "prior": WAVELET},
-                    {"title": "TV SENSE", "solver": FISTA, "prior": TV},
-                    gridded,
-                ],
-            },
-            "demo": {
-                "prepare": prepare,
-                "solver": FISTA,
-                "prior": WAVELET,
-                "compare": [
-                    {"title": "CG-SENSE", "solver": CG, "prior": {"name": "zero"}},
-                    gridded,
-                ],
-            },
         }
+        for kind, weight in WEIGHT.items():
+            end = "" if kind == "cartesian" else f"-{kind}"
+            wavelet = {"solver": FISTA, "prior": {"name": "wavelet", "relative_weight": weight}}
+            tv = {"solver": FISTA, "prior": {"name": "tv", "relative_weight": weight}}
+            found |= {
+                f"wavelet{end}": {"prepare": prepare, **wavelet},
+                f"tv{end}": {"prepare": prepare, **tv},
+                f"soft-sense{end}": {"prepare": two_sets, **wavelet},
+                f"compare{end}": {
+                    "prepare": prepare,
+                    "solver": CG,
+                    "compare": [
+                        {"title": "L1-wavelet SENSE", **wavelet},
+                        {"title": "TV SENSE", **tv},
+                        gridded,
+                    ],
+                },
+            }
+        beside = [{"title": "CG-SENSE", "solver": CG, "prior": {"name": "zero"}}, gridded]
+        return {**found, "demo": {**found["wavelet"], "compare": beside}}
 
     def voxel_size(self, geometry: Any) -> tuple[float, ...] | None:
         """In mm along the image's axes; the frames have no length."""

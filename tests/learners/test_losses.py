@@ -91,3 +91,11 @@ def test_crop_leaves_the_border_out(metric, images):
     assert metric(spoilt, truth, crop=2) == metric(estimate[2:-2, 2:-2], truth[2:-2, 2:-2])
     with pytest.raises(ValueError, match="crop 10 leaves nothing"):
         metric(estimate, truth, crop=10)
+
+
+def test_ssim_of_complex_images_is_that_of_their_moduli():
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(24, 24, generator=generator)
+    estimate = truth + 0.1 * torch.rand(24, 24, generator=generator)
+    turn = torch.polar(torch.ones(24, 24), 6 * torch.rand(24, 24, generator=generator))
+    assert abs(ssim(estimate * turn, truth * turn.conj()) - ssim(estimate, truth)) < 1e-5
