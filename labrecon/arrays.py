@@ -72,7 +72,7 @@ class Array:
         return torch.tensor(self.values, dtype=dtype, device=device)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return self.values if dtype is None else self.values.astype(dtype)
+        return np.array(self.values, dtype=dtype) if copy else np.asarray(self.values, dtype=dtype)
 
     def __eq__(self, other: object) -> bool:
         return (

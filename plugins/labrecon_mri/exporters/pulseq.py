@@ -123,7 +123,9 @@ class PulseqExporter:
                 )
                 for i, axis in enumerate(axes)
             ]
-            sequence.add_block(adc, *waves)
+            # The ADC's dead time may end between two ticks of the raster.
+            ticks = math.ceil(pp.calc_duration(adc, *waves) / system.raster - 1e-6)
+            sequence.add_block(adc, *waves, pp.make_delay(ticks * system.raster))
             rewinders = _trapezoids(pp, -shot.end, axes, after, limits, gentle)
             sequence.add_block(*rewinders)
             sequence.add_block(spoiler)

@@ -82,6 +82,16 @@ def test_pulseq_samples_where_the_design_is(dwell: float, tmp_path: Path) -> Non
     assert told.count("100.00 % within") == 2
 
 
+@pytest.mark.parametrize("samples", range(100, 104))
+def test_every_length_of_readout_has_sound_timing(samples: int, tmp_path: Path) -> None:
+    """Slow at the end, so that the ramp down is shorter than the dead time of the ADC."""
+    k = torch.zeros(1, samples, 2, dtype=torch.float64)
+    k[0, :, 1] = 100 * torch.sin(torch.linspace(0, math.pi / 2, samples))
+    export_pulseq(planned(k, 10e-6), {}, tmp_path / "slow")
+    played = read_pulseq_trajectory(tmp_path / "slow.seq", 1)
+    assert float((played[..., [1, 0]] - k).norm(dim=-1).max()) * FOV[0] < 0.03
+
+
 def test_pulseq_in_3d_and_with_a_repetition_time(tmp_path: Path) -> None:
     import pypulseq
 
