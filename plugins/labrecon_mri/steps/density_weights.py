@@ -28,5 +28,6 @@ def density_weights(scan: Scan, *, iterations: int = 30) -> Scan:
     density = pipe_menon(geometry.matrix, geometry.fov, trajectory, iterations=iterations)
     density = (density / density.mean()).unsqueeze(-3)  # the coils are alike
     weights = density if scan.weights is None else density * scan.weights
-    told = {"smallest": float(density.min()), "largest": float(density.max())}
-    return scan.replace(weights=weights).with_step("density_weights", **told)
+    return scan.replace(weights=weights).with_step(
+        "density_weights", smallest=float(density.min()), largest=float(density.max())
+    )
