@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.linalg import cho_solve_banded, cholesky_banded
-from scipy.sparse import csr_array, diags_array
 from torch import Tensor
 
 from labrecon.design import FeasibleSet, InfeasibleError, Violation, Violations
+from labrecon_mri.nearest_in_balls import Ball, nearest_in_balls
 from labrecon_mri.scanners import GAMMA, find_system
 
 __all__ = ["GradientSlew"]
 
 Norm = Literal["euclidean", "per-axis"]
-Rows = NDArray[np.float64]
-#: Rounds of the projection, and the relative residual at which it ends.
-ROUNDS, ENOUGH = 4000, 1e-5
-#: Over-relaxation of ADMM.
-RELAXED = 1.7
 
 
 class GradientSlew(FeasibleSet):
@@ -29,8 +23,8 @@ class GradientSlew(FeasibleSet):
 
     Values are trajectories ``(…, shot, sample, axis)`` in cycles/m, sampled every ``dwell``. The
     set is convex: `project` finds the nearest trajectory (the problem of Chauffert et al. 2016) by
-    ADMM with a banded factorisation, and pulls it in by the last rounding, so that what it returns
-    is feasible without exception.
+    an interior-point method, and pulls it in by the last rounding, so that what it returns is
+    feasible without exception.
 
     With ``start="zero"`` each shot begins at ``k = 0`` from a gradient of 0. Without it a
     prephaser is expected to bring the spins to the first sample at the first gradient.
@@ -42,6 +36,7 @@ class GradientSlew(FeasibleSet):
         norm: "euclidean" bounds the length of the vector, so that the scan may be rotated;
             "per-axis" bounds each component.
         start: "zero", or None.
+        edge: bound of ``|k|`` along each axis in cycles/m, such as `MRIGeometry.nyquist`, or None.
 
     Raises:
         InfeasibleError: a limit is not positive.
@@ -62,6 +57,7 @@ class GradientSlew(FeasibleSet):
         dwell: float,
         norm: Norm = "euclidean",
         start: Literal["zero"] | None = None,
+        edge: Sequence[float] | None = None,
     ) -> None:
         super().__init__("cycles/m")
         if not (max_gradient > 0 and max_slew > 0 and dwell > 0):
@@ -73,9 +69,12 @@ class GradientSlew(FeasibleSet):
             raise InfeasibleError(
                 f"norm is euclidean or per-axis, start zero or None: {norm}, {start}"
             )
+        if edge is not None and not all(bound > 0 for bound in edge):
+            raise InfeasibleError(f"the edge of k-space is positive along each axis, got {edge}")
         self.max_gradient, self.max_slew, self.dwell = max_gradient, max_slew, dwell
         self.norm: Norm = norm
         self.start = start
+        self.edge = None if edge is None else torch.tensor(list(edge), dtype=torch.float64)
         self.step = GAMMA * max_gradient * 1e-3 * dwell
         self.bend = GAMMA * max_slew * dwell**2
 
@@ -87,10 +86,13 @@ class GradientSlew(FeasibleSet):
         dwell: float,
         norm: Norm = "euclidean",
         start: Literal["zero"] | None = None,
+        edge: Sequence[float] | None = None,
     ) -> Self:
         """The limits of a gradient system by its name, see `labrecon_mri.scanners`."""
         found = find_system(system)
-        return cls(found.max_gradient, found.max_slew, dwell=dwell, norm=norm, start=start)
+        return cls(
+            found.max_gradient, found.max_slew, dwell=dwell, norm=norm, start=start, edge=edge
+        )
 
     def gradient(self, value: Tensor) -> Tensor:
         """``Δk / (γ̄ Δt)`` in mT/m: (…, sample − 1, axis)."""
@@ -109,31 +111,50 @@ class GradientSlew(FeasibleSet):
         return rows.norm(dim=-1) if self.norm == "euclidean" else rows.abs().amax(-1)
 
     def violations(self, value: Tensor) -> Violations:
-        """Excess ``gradient`` in mT/m, ``slew`` in T/m/s, and distance of the ``start`` from 0."""
+        """Excess ``gradient`` in mT/m and ``slew`` in T/m/s, ``start`` and ``edge`` in cycles/m."""
         self._require_trajectory(value)
-        wide = value.detach().cpu().double()
-        found = self._not_finite(wide)
+        found = self._not_finite(value)
         if found:
             return found
+        for rule, (excess, slack, unit) in self._rules(value).items():
+            over = excess > slack
+            if bool(over.any()):
+                found[rule] = Violation(float(excess.max()), unit, int(over.sum()))
+        return found
+
+    def _rules(self, value: Tensor) -> dict[str, tuple[Tensor, float, str]]:
+        """Of each rule the excess (…, shot, row), what of it is rounding, and the unit."""
+        wide = value.detach().cpu().double()
         # What the value's own precision can not say is no violation.
         rounding = 8 * torch.finfo(value.dtype).eps * float(wide.abs().max())
-        over = self._length(self.gradient(wide)) - self.max_gradient
-        slack = rounding / (GAMMA * self.dwell) * 1e3 + 1e-9 * self.max_gradient
-        if bool((over > slack).any()):
-            found["gradient"] = Violation(float(over.max()), "mT/m", int((over > slack).sum()))
-        over = self._length(self.slew(wide)) - self.max_slew
-        slack = rounding / (GAMMA * self.dwell**2) + 1e-9 * self.max_slew
-        if bool((over > slack).any()):
-            found["slew"] = Violation(float(over.max()), "T/m/s", int((over > slack).sum()))
+        by_speed, by_bend = 1e3 / (GAMMA * self.dwell), 1 / (GAMMA * self.dwell**2)
+        rules = {
+            "gradient": (
+                self._length(self.gradient(wide)) - self.max_gradient,
+                rounding * by_speed + 1e-9 * self.max_gradient,
+                "mT/m",
+            ),
+            "slew": (
+                self._length(self.slew(wide)) - self.max_slew,
+                rounding * by_bend + 1e-9 * self.max_slew,
+                "T/m/s",
+            ),
+        }
         if self.start == "zero":
-            found |= self._broken("start", wide[..., 0, :].abs().amax(-1), rounding)
-        return found
+            rules["start"] = (wide[..., :1, :].abs().amax(-1), rounding, "cycles/m")
+        if self.edge is not None:
+            rules["edge"] = ((wide.abs() - self.edge).amax(-1), rounding, "cycles/m")
+        return rules
 
     def _require_trajectory(self, value: Tensor) -> None:
         if value.ndim < 2 or value.shape[-2] < 3 or not value.is_floating_point():
             raise InfeasibleError(
                 f"a trajectory is (…, shot, sample, axis) of at least 3 samples, real; got "
                 f"{tuple(value.shape)} {value.dtype}"
+            )
+        if self.edge is not None and len(self.edge) != value.shape[-1]:
+            raise InfeasibleError(
+                f"the edge of k-space has {len(self.edge)} axes, the trajectory {value.shape[-1]}"
             )
 
     def project(self, value: Tensor) -> Tensor:
@@ -144,99 +165,51 @@ class GradientSlew(FeasibleSet):
         """
         self._require_trajectory(value)
         self._require_finite(value)
-        if not self.violations(value):
+        rules = self._rules(value).values()
+        broken = torch.stack([(over > slack).any(-1) for over, slack, _ in rules]).any(0).flatten()
+        if not bool(broken.any()):
             return value
-        shots = value.detach().cpu().double().reshape(-1, *value.shape[-2:])
-        broken = [i for i, shot in enumerate(shots) if self.violations(shot.to(value.dtype))]
-        done = shots.clone()
-        done[broken] = self._pulled_in(torch.from_numpy(self._nearest(shots[broken].numpy())))
-        return done.reshape(value.shape).to(value)
+        # A copy: shots that are feasible stay as they are, and the value as it was.
+        shots = value.detach().cpu().double().reshape(-1, *value.shape[-2:]).clone()
+        shots[broken] = self._pulled_in(self._nearest(shots[broken]))
+        return shots.reshape(value.shape).to(value)
+
+    def _nearest(self, shots: Tensor) -> Tensor:
+        """The nearest shots within the limits, to 1e-6 and to rounding."""
+        together = self.norm == "euclidean"
+        balls = [
+            Ball((-1.0, 1.0), self.step, together),
+            Ball((1.0, -2.0, 1.0), self.bend, together),
+        ]
+        if self.edge is not None:
+            balls.append(Ball((1.0,), self.edge.numpy(), together=False))
+        if self.start is None:
+            centre = self._centre(shots).expand_as(shots)
+            return torch.from_numpy(nearest_in_balls(shots.numpy(), balls, centre.numpy()))
+        # Two samples at 0 are at rest.
+        rest = torch.zeros_like(shots[:, :2])
+        target = torch.cat([rest, shots[:, 1:]], 1)
+        centre = torch.zeros_like(target)
+        found = nearest_in_balls(target.numpy(), balls, centre.numpy(), held=2)
+        return torch.from_numpy(np.ascontiguousarray(found[:, 1:]))
+
+    def _centre(self, shots: Tensor) -> Tensor:
+        """Well inside the set: a trajectory that rests, (shot, 1, axis)."""
+        if self.start == "zero":
+            return torch.zeros_like(shots[:, :1])
+        mean = shots.mean(1, keepdim=True)
+        return mean if self.edge is None else mean.clamp(-0.5 * self.edge, 0.5 * self.edge)
 
     def _pulled_in(self, shots: Tensor) -> Tensor:
-        """Each shot shrunk towards a point, by what is left of its excess."""
-        if self.start == "zero":
-            shots = shots - shots[:, :1]
-            centre = torch.zeros_like(shots[:, :1])
-        else:
-            centre = shots.mean(1, keepdim=True)
-        by_step = self._length(shots.diff(dim=1)).amax(1) / self.step
-        by_bend = self._length(self._bends(shots)).amax(1) / self.bend
-        factor = 1 / torch.maximum(by_step, by_bend).clamp_min(1)
-        return centre + factor[:, None, None] * (shots - centre)
-
-    # -- the projection ------------------------------------------------------------------------
-
-    def _nearest(self, target: Rows) -> Rows:
-        """ADMM on ``½‖k − v‖²`` with ``z₁ = D₁k``, ``z₂ = D₂k``; shots (shot, sample, axis)."""
-        count, _, ndim = target.shape
-        free = target[:, 1:] if self.start == "zero" else target
-        v = np.ascontiguousarray(free.transpose(1, 0, 2)).reshape(free.shape[1], -1)
-        # In units of the limits, so that every row of D k is to be of length 1 at most.
-        maps = [
-            d / limit
-            for d, limit in zip(self._differences(len(v)), (self.step, self.bend), strict=True)
+        """Each shot shrunk towards its centre, by what is left of its excess."""
+        centre = self._centre(shots)
+        away = shots - centre
+        excess = [
+            self._length(shots.diff(dim=1)).amax(1) / self.step,
+            self._length(self._bends(shots)).amax(1) / self.bend,
         ]
-        grams = [(d.T @ d).tocsr() for d in maps]
-        size = max(float(np.linalg.norm(v)), 1e-12)
-        rho = np.array([self.step**2, self.bend**2])
-        k, rounds = v.copy(), 0
-        z = [self._clipped(d @ k, count, ndim) for d in maps]
-        u = [np.zeros_like(rows) for rows in z]
-        factor = _factored(grams, rho)
-        while rounds < ROUNDS:
-            rounds += 1
-            k = cho_solve_banded(
-                (factor, False),
-                v + sum(r * (d.T @ (a - b)) for r, d, a, b in zip(rho, maps, z, u, strict=True)),
-            )
-            residuals = []
-            for i, d in enumerate(maps):
-                rows = d @ k
-                mixed = RELAXED * rows + (1 - RELAXED) * z[i] + u[i]
-                clipped = self._clipped(mixed, count, ndim)
-                moved = rho[i] * float(np.linalg.norm(d.T @ (clipped - z[i]))) / size
-                z[i], u[i] = clipped, mixed - clipped
-                residuals.append((float(np.linalg.norm(rows - clipped)) / len(v) ** 0.5, moved))
-            if all(primal < ENOUGH and dual < ENOUGH for primal, dual in residuals):
-                break
-            if rounds % 20 == 0:
-                change = np.array([_balance(primal, dual) for primal, dual in residuals])
-                if (change != 1).any():
-                    rho = rho * change
-                    u = [rows / c for rows, c in zip(u, change, strict=True)]
-                    factor = _factored(grams, rho)
-        kept = k.reshape(-1, count, ndim).transpose(1, 0, 2)
-        if self.start == "zero":
-            kept = np.concatenate([np.zeros((count, 1, ndim)), kept], 1)
-        return np.ascontiguousarray(kept)
-
-    def _differences(self, n: int) -> tuple[csr_array, csr_array]:
-        """First and second differences of ``n`` samples, from two samples at 0 if at rest."""
-        first = diags_array([-np.ones(n), np.ones(n)], offsets=[-1, 0], shape=(n, n)).tocsr()
-        second = (first @ first).tocsr()
-        return (first, second) if self.start == "zero" else (first[1:], second[2:])
-
-    def _clipped(self, rows: Rows, count: int, ndim: int) -> Rows:
-        """Rows shortened to length 1."""
-        if self.norm == "per-axis":
-            return np.clip(rows, -1, 1)
-        vectors = rows.reshape(-1, count, ndim)
-        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        return (vectors / np.maximum(length, 1)).reshape(rows.shape)
-
-
-def _factored(grams: list[csr_array], rho: Rows) -> Rows:
-    """The banded Cholesky factor of ``I + Σ ρ DᵀD``."""
-    total = sum(r * gram for r, gram in zip(rho, grams, strict=True))
-    n = grams[0].shape[0]
-    banded = np.zeros((3, n))
-    for offset in range(3):
-        banded[2 - offset, offset:] = total.diagonal(offset)
-    banded[2] += 1.0
-    return cholesky_banded(banded)
-
-
-def _balance(primal: float, dual: float) -> float:
-    """By how much a penalty should grow for the two residuals to fall alike."""
-    ratio = (max(primal, 1e-16) / max(dual, 1e-16)) ** 0.5
-    return 1.0 if 0.4 < ratio < 2.5 else min(max(ratio, 0.1), 10.0)
+        if self.edge is not None:
+            room = torch.where(away > 0, self.edge - centre, -self.edge - centre)
+            excess.append((away / room).amax((1, 2)))
+        factor = 1 / torch.stack(excess).amax(0).clamp_min(1)
+        return centre + factor[:, None, None] * away

@@ -55,6 +55,8 @@ class MRIInstrument(Instrument):
         "position": math.inf,
         "directions": math.inf,
         "spacing": math.inf,
+        # Delays are found anew in each scan, and move the samples by a fraction of their distance.
+        "trajectory": 0.01,
     }
 
     def example(self) -> MRIGeometry:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -15,10 +17,19 @@ class BSpline(nn.Module):
     velocity is a weighted mean of ``Δc / h`` and the acceleration is ``Δ²c / h²``: control points
     in ``GradientSlew(…, dwell=h)`` give a curve that keeps the same limits at all times.
 
+    With ``start="zero"`` a further point at 0 goes ahead of the control points, and the readout
+    lasts ``(n − 1) h``. Control points in ``GradientSlew(…, dwell=h, start="zero")``, of which the
+    first is 0, then give curves that begin at ``k = 0`` from rest.
+
     Args:
         control: number of control points.
         samples: of the readout.
         dwell: time from sample to sample in s.
+        start: "zero", or None.
+
+    Attributes:
+        matrix: (sample, control), from control points to samples.
+        spacing: ``h`` in s.
 
     Raises:
         ValueError: fewer than 3 control points.
@@ -31,20 +42,26 @@ class BSpline(nn.Module):
 
     matrix: Tensor
 
-    def __init__(self, control: int, samples: int, dwell: float) -> None:
+    def __init__(
+        self, control: int, samples: int, dwell: float, *, start: Literal["zero"] | None = None
+    ) -> None:
         super().__init__()
         if control < 3 or samples < 2:
             raise ValueError(
                 f"a quadratic spline needs 3 control points and 2 samples, got {control}, {samples}"
             )
-        self.spacing = dwell * (samples - 1) / (control - 2)
-        place = torch.arange(samples, dtype=torch.float64) * (control - 2) / (samples - 1)
-        first = place.long().clamp_max(control - 3)
+        if start not in ("zero", None):
+            raise ValueError(f"start is zero or None, got {start!r}")
+        ahead = 1 if start == "zero" else 0
+        pieces = control + ahead - 2
+        self.spacing = dwell * (samples - 1) / pieces
+        place = torch.arange(samples, dtype=torch.float64) * pieces / (samples - 1)
+        first = place.long().clamp_max(pieces - 1)
         u = place - first
         weights = torch.stack([0.5 * (1 - u) ** 2, 0.5 + u - u * u, 0.5 * u * u], -1)
-        matrix = torch.zeros(samples, control, dtype=torch.float64)
+        matrix = torch.zeros(samples, control + ahead, dtype=torch.float64)
         matrix.scatter_(1, first[:, None] + torch.arange(3), weights)
-        self.register_buffer("matrix", matrix)
+        self.register_buffer("matrix", matrix[:, ahead:])
 
     def forward(self, control: Tensor) -> Tensor:
         """Control points ``(…, shot, n, axis)`` to a trajectory ``(…, shot, sample, axis)``."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["radial", "radial_3d", "spiral"]
+__all__ = ["epi", "radial", "radial_3d", "spiral"]
 
 #: The golden angle of spokes through the centre (Winkelmann et al. 2007).
 GOLDEN = math.pi * (math.sqrt(5) - 1) / 2
@@ -17,9 +17,15 @@ SETTLES = 0.3
 
 
 def radial(
-    shots: int, samples: int, matrix: Sequence[int], fov: Sequence[float], *, golden: bool = True
+    shots: int,
+    samples: int,
+    matrix: Sequence[int],
+    fov: Sequence[float],
+    *,
+    golden: bool = True,
+    centre_out: bool = False,
 ) -> Tensor:
-    """Spokes through the centre: (shot, sample, axis), from edge to edge of k-space.
+    """Spokes: (shot, sample, axis), from edge to edge of k-space through sample ``samples // 2``.
 
     Args:
         shots: number of spokes.
@@ -27,10 +33,16 @@ def radial(
         matrix: image size (y, x).
         fov: in m.
         golden: turn by the golden angle; otherwise evenly over half a turn.
+        centre_out: spokes from the centre to the edge, over a whole turn.
     """
-    step = GOLDEN if golden else math.pi / shots
+    turn = 2 if centre_out else 1
+    step = turn * (GOLDEN if golden else math.pi / shots)
     angle = step * torch.arange(shots, dtype=torch.float64)
-    return _along(torch.stack([angle.sin(), angle.cos()], -1), samples, matrix, fov)
+    direction = torch.stack([angle.sin(), angle.cos()], -1)
+    if centre_out:
+        place = torch.linspace(0, 1, samples, dtype=torch.float64)
+        return place[:, None] * direction[:, None, :] * _edge(matrix, fov)
+    return _along(direction, samples, matrix, fov)
 
 
 def radial_3d(shots: int, samples: int, matrix: Sequence[int], fov: Sequence[float]) -> Tensor:
@@ -74,6 +86,36 @@ def spiral(
     angle = 2 * math.pi * count * t + start
     radius = t**power
     return torch.stack([radius * angle.sin(), radius * angle.cos()], -1) * edge
+
+
+def epi(shots: int, samples: int, matrix: Sequence[int], fov: Sequence[float]) -> Tensor:
+    """Interleaved echo-planar trains with sinusoidal readouts: (shot, sample, axis).
+
+    ``k_x = −K cos(π L t)`` sweeps ``L = N_y / shots`` lines back and forth, while ``k_y`` rises
+    evenly and passes each line at the middle of its sweep. Without corners, it is within reach of
+    gradients if it lasts long enough.
+
+    Args:
+        shots: trains, each of which has every ``shots``-th line.
+        samples: of each train.
+        matrix: image size (y, x).
+        fov: in m.
+
+    Raises:
+        ValueError: the lines do not make equal trains of at least 4.
+    """
+    lines = matrix[0] // shots
+    if matrix[0] % shots or lines < 4:
+        raise ValueError(
+            f"{matrix[0]} lines in {shots} shots are not equal trains of at least 4 lines: take a "
+            "number of shots that divides the lines"
+        )
+    edge = _edge(matrix, fov)
+    swept = torch.linspace(0, lines, samples, dtype=torch.float64)
+    train = torch.arange(shots, dtype=torch.float64)[:, None]
+    row = train + shots * (swept - 0.5) - matrix[0] // 2
+    column = -edge[1] * (math.pi * swept).cos()
+    return torch.stack([row / fov[0], column.expand_as(row)], -1)
 
 
 def _along(direction: Tensor, samples: int, matrix: Sequence[int], fov: Sequence[float]) -> Tensor:

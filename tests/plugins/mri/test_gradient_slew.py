@@ -12,7 +12,7 @@ from labrecon.testing.design_checks import check_set
 from labrecon_mri.gradient_slew import GradientSlew
 from labrecon_mri.scanners import GAMMA, SYSTEMS, find_system
 from labrecon_mri.spline import BSpline
-from labrecon_mri.trajectories import radial, radial_3d, spiral
+from labrecon_mri.trajectories import epi, radial, radial_3d, spiral
 
 MATRIX, FOV = (128, 128), (0.22, 0.22)
 
@@ -164,3 +164,39 @@ def test_spiral_keeps_nyquist_between_turns() -> None:
     radii = k.norm(dim=-1)[:, 1:][crossing].sort().values
     gaps = radii.diff()
     assert float(gaps.max()) < 1.05 / 0.22
+
+
+def test_the_edge_of_k_space_is_a_limit_too() -> None:
+    limits = GradientSlew(40, 200, dwell=10e-6, edge=(200.0, 100.0))
+    found = limits.project(wandering(2, 60, 2, 40.0))
+    assert limits.violations(found) == {}
+    assert float(found[..., 1].abs().max()) <= 100.0
+    out = torch.zeros(1, 5, 2, dtype=torch.float64)
+    out[..., 1] = 130.0
+    broken = limits.violations(out)
+    assert broken["edge"].amount == pytest.approx(30.0)
+    with pytest.raises(InfeasibleError, match="2 axes"):
+        limits.project(torch.zeros(1, 5, 3))
+
+
+def test_a_spline_from_rest_starts_at_the_centre() -> None:
+    spline = BSpline(20, 300, dwell=4e-6, start="zero")
+    on_points = GradientSlew(40, 200, dwell=spline.spacing, start="zero")
+    curve = spline(on_points.project(wandering(2, 20, 2, 60.0)))
+    assert float(curve[:, 0].abs().max()) < 1e-9
+    assert GradientSlew(40, 200, dwell=4e-6, start="zero").violations(curve) == {}
+
+
+def test_centre_out_spokes_and_epi() -> None:
+    k = radial(6, 33, MATRIX, FOV, golden=False, centre_out=True)
+    assert float(k[:, 0].abs().max()) == 0
+    turn = torch.rad2deg(torch.atan2(k[1, -1, 0], k[1, -1, 1]))
+    assert float(turn) == pytest.approx(60.0)
+    train = epi(4, 32 * 50 + 1, MATRIX, FOV)
+    # In the middle of each sweep it is on a line, and every line is met once.
+    middle = train[:, 25::50]
+    rows = (middle[..., 0] * FOV[0]).flatten().round().sort().values
+    assert torch.equal(rows, torch.arange(128, dtype=torch.float64) - 64)
+    assert float(middle[..., 1].abs().max()) < 1e-6
+    with pytest.raises(ValueError, match="divides the lines"):
+        epi(5, 100, MATRIX, FOV)

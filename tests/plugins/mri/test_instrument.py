@@ -166,7 +166,7 @@ def test_conformance_of_the_radial_model() -> None:
 @pytest.mark.parametrize(
     "name", [n for n in host().names("networks") if n not in ("lista", "alista")]
 )
-@pytest.mark.parametrize("kind", ["cartesian", "radial"])
+@pytest.mark.parametrize("kind", ["cartesian", pytest.param("radial", marks=pytest.mark.slow)])
 def test_every_network_builds_on_the_physics(name: str, kind: str) -> None:
     """All but those that learn a matrix of the operator's size."""
     geometry = MRI.example() if kind == "cartesian" else radial_geometry()
@@ -194,7 +194,7 @@ def test_a_network_trains_and_reconstructs_a_file(tmp_path: Path) -> None:
         overrides=["data.count=16", "data.validation=0.25", "fit.epochs=2", "classical.skip=true"],
         device="cpu",
     )
-    assert told.summary["status"] in ("epochs", "completed", "converged", "steps")
+    assert told.summary["status"] == "finished"
     scan = MRI.simulate(MRI.example(), torch.Generator().manual_seed(9))
     MRDReader().write(scan, tmp_path / "scan.mrd.h5")
     reconstruct("mri", tmp_path / "scan.mrd.h5", tmp_path / "out", model=tmp_path / "run")

@@ -13,7 +13,7 @@ from labrecon_mri.exporters.pulseq import PulseqExporter, export_pulseq, read_pu
 from labrecon_mri.geometry import MRIGeometry
 from labrecon_mri.gradient_slew import GradientSlew
 from labrecon_mri.instrument import MRIInstrument
-from labrecon_mri.masks import equispaced, line_set, variable_density
+from labrecon_mri.masks import equispaced, line_set, poisson_disc, variable_density
 from labrecon_mri.trajectories import radial_3d, spiral
 
 MATRIX, FOV = (96, 96), (0.22, 0.22)
@@ -44,6 +44,25 @@ def test_variable_density_is_denser_in_the_middle() -> None:
     generator = torch.Generator().manual_seed(1)
     drawn = sum(variable_density(128, 4, 8, generator=generator)[:, 0] for _ in range(200))
     assert float(drawn[36:56].mean()) > 3 * float(drawn[:20].mean())
+
+
+def test_poisson_disc_keeps_its_distance() -> None:
+    mask = poisson_disc((48, 64), 6, 8, generator=torch.Generator().manual_seed(0))[..., 0]
+    assert int(mask.sum()) == 48 * 64 // 6
+    assert bool((mask[20:28, 28:36] == 1).all())
+    outside = mask.clone()
+    outside[18:30, 26:38] = 0
+    places = outside.nonzero().double()
+    nearest = (torch.cdist(places, places) + 1e9 * torch.eye(len(places))).amin(1)
+    drawn = torch.randperm(48 * 64, generator=torch.Generator().manual_seed(0))[: len(places)]
+    random = torch.stack([drawn // 64, drawn % 64], -1).double()
+    apart = (torch.cdist(random, random) + 1e9 * torch.eye(len(random))).amin(1)
+    # Points thrown at random often touch; these do not.
+    assert float((nearest < 1.4).double().mean()) < 0.05
+    assert float((apart < 1.4).double().mean()) > 0.2
+    assert float(nearest.mean()) > 1.5 * float(apart.mean())
+    with pytest.raises(ValueError, match="smaller centre"):
+        poisson_disc((8, 8), 16, 4, generator=torch.Generator())
 
 
 def test_a_learned_mask_keeps_its_centre_and_its_count() -> None:
