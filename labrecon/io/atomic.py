@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from labrecon.errors import OutputError
@@ -100,7 +100,8 @@ def write_file(path: Path, content: str | bytes, *, force: bool = False) -> None
     except OSError as error:
         raise OutputError(explain(path, error)) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is a file, for one
+            partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

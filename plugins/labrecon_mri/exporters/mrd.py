@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from labrecon import Scan
-from labrecon_mri.exporters.readouts import readouts_of
+from labrecon.io.atomic import write_file
+from labrecon_mri.exporters.readouts import readouts_of, with_ending
 from labrecon_mri.readers.mrd_writer import write_mrd
 
 __all__ = ["export_mrd"]
@@ -37,10 +38,7 @@ def export_mrd(geometry: BaseModel, designs: Mapping[str, Tensor], path: Path) -
     }
     planned = known.changed(**{**only, "trajectory": trajectory})
     samples = torch.zeros(1, *trajectory.shape[:2], dtype=torch.complex64)
-    target = path.with_suffix(".h5")
-    partial = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.h5")
-    try:
-        write_mrd(Scan(samples, planned), partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "plan.h5"
+        write_mrd(Scan(samples, planned), made)
+        write_file(with_ending(path, ".h5"), made.read_bytes(), force=True)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from labrecon.io.atomic import write_file
-from labrecon_mri.exporters.readouts import designed
+from labrecon_mri.exporters.readouts import designed, with_ending
 from labrecon_mri.geometry import MRIGeometry
 
 __all__ = ["NpyExporter", "export_npy"]
@@ -43,8 +43,9 @@ class NpyExporter:
         }
         buffer = io.BytesIO()
         np.save(buffer, value.numpy(), allow_pickle=False)
-        write_file(path.with_suffix(".npy"), buffer.getvalue(), force=True)
-        write_file(path.with_suffix(".json"), json.dumps(told, indent=2), force=True)
+        target = with_ending(path, ".npy")
+        write_file(target, buffer.getvalue(), force=True)
+        write_file(target.with_suffix(".json"), json.dumps(told, indent=2), force=True)
 
     def read(self, path: Path) -> dict[str, Tensor]:
         """What was written, by either file's path."""

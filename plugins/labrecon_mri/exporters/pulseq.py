@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import secrets
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from labrecon.io.atomic import write_file
-from labrecon_mri.exporters.readouts import limits_report, readouts_of
+from labrecon_mri.exporters.readouts import limits_report, readouts_of, with_ending
 from labrecon_mri.gradient_slew import GradientSlew
 from labrecon_mri.scanners import GAMMA, GradientSystem, find_system
 
@@ -26,6 +26,8 @@ __all__ = ["PulseqExporter", "export_pulseq", "read_pulseq_trajectory"]
 Values = NDArray[np.float64]
 #: Where a geometry names none: the dwell time of a sample in s.
 DWELL = 10e-6
+#: Excess, relative to a limit, that rounding of a design explains.
+ROUNDING = 1e-3
 #: Of the start of an ADC in s.
 RASTER = 1e-6
 #: Share of the slew rate for ramps and rewinders, which are no part of the design.
@@ -64,13 +66,11 @@ class PulseqExporter:
         dwell = known.dwell or DWELL
         nodes = _on_raster(trajectory, dwell, system)
         sequence = self._sequence(nodes, trajectory.shape[1], dwell, system, known.axes)
-        target = path.with_suffix(".seq")
-        partial = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.seq")
-        try:
-            sequence.write(str(partial), create_signature=True)
-            write_file(target, partial.read_bytes(), force=True)
-        finally:
-            partial.unlink(missing_ok=True)
+        target = with_ending(path, ".seq")
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / "design.seq"
+            sequence.write(str(made), create_signature=True)
+            write_file(target, made.read_bytes(), force=True)
         report = limits_report(torch.from_numpy(nodes), system, system.raster)
         write_file(target.with_suffix(".limits.txt"), report, force=True)
 
@@ -261,14 +261,17 @@ def _on_raster(trajectory: Tensor, dwell: float, system: GradientSystem) -> Valu
         # Straight on for the part of an interval before the first sample and after the last.
         shots = curve(inside) + (nodes - inside)[:, None] * curve(inside, 1)
     limits = GradientSlew(system.max_gradient, system.max_slew, dwell=system.raster)
-    broken = limits.violations(torch.from_numpy(np.ascontiguousarray(shots)))
-    if broken:
-        told = ", ".join(f"{name} by {excess}" for name, excess in broken.items())
-        raise ValueError(
-            f"the trajectory is beyond the limits of {system.title} on its raster of "
-            f"{system.raster * 1e6:g} µs: {told}; project it first: GradientSlew.of(…).project"
-        )
-    return np.ascontiguousarray(shots)
+    on_raster = torch.from_numpy(np.ascontiguousarray(shots))
+    broken = limits.violations(on_raster)
+    allowed = {"gradient": system.max_gradient, "slew": system.max_slew}
+    if all(excess.amount <= ROUNDING * allowed[rule] for rule, excess in broken.items()):
+        # A design in single precision is at its limits only to rounding.
+        return np.ascontiguousarray(limits.project(on_raster).numpy())
+    told = ", ".join(f"{name} by {excess}" for name, excess in broken.items())
+    raise ValueError(
+        f"the trajectory is beyond the limits of {system.title} on its raster of "
+        f"{system.raster * 1e6:g} µs: {told}; project it first: GradientSlew.of(…).project"
+    )
 
 
 def read_pulseq_trajectory(path: Path, shots: int) -> Tensor:

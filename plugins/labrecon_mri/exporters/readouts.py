@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from pydantic import BaseModel
@@ -12,7 +13,12 @@ from labrecon_mri.geometry import MRIGeometry
 from labrecon_mri.gradient_slew import GradientSlew
 from labrecon_mri.scanners import GradientSystem
 
-__all__ = ["chosen_lines", "designed", "limits_report", "readouts_of"]
+__all__ = ["chosen_lines", "designed", "limits_report", "readouts_of", "with_ending"]
+
+
+def with_ending(path: Path, ending: str) -> Path:
+    """The path with an ending; a dot in its name (``scan_1.5T``) is no ending."""
+    return path if path.suffix == ending else path.with_name(path.name + ending)
 
 
 def designed(geometry: BaseModel, designs: Mapping[str, Tensor]) -> tuple[str, Tensor]:

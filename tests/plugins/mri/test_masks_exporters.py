@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from labrecon.errors import OutputError
 from labrecon_mri.exporters.mrd import export_mrd
 from labrecon_mri.exporters.npy import export_npy
 from labrecon_mri.exporters.pulseq import PulseqExporter, export_pulseq, read_pulseq_trajectory
@@ -170,3 +171,25 @@ def test_npy_gives_back_what_it_was_given(tmp_path: Path) -> None:
     for name in ("k.npy", "k.json"):
         assert torch.equal(export_npy.read(tmp_path / name)["sampling.trajectory"], k)
     assert np.load(tmp_path / "k.npy").dtype == np.float64
+
+
+def test_names_with_dots_and_folders_that_are_not_there(tmp_path: Path) -> None:
+    k = GradientSlew.of("prisma", dwell=10e-6).project(spiral(2, 300, MATRIX, FOV, turns=3))
+    geometry = planned(k, 10e-6)
+    for export, ending in ((export_pulseq, ".seq"), (export_npy, ".npy"), (export_mrd, ".h5")):
+        export(geometry, {}, tmp_path / "new" / "scan_1.5T")
+        assert (tmp_path / "new" / f"scan_1.5T{ending}").is_file()
+    assert torch.equal(export_npy.read(tmp_path / "new" / "scan_1.5T.npy")["trajectory"], k)
+    (tmp_path / "file").write_text("no folder")
+    for export in (export_pulseq, export_npy, export_mrd):
+        with pytest.raises(OutputError, match="file"):
+            export(geometry, {}, tmp_path / "file" / "scan")
+
+
+def test_a_design_in_single_precision_at_its_limits_is_played(tmp_path: Path) -> None:
+    limits = GradientSlew.of("prisma", dwell=10e-6)
+    k = limits.project(spiral(2, 600, MATRIX, FOV, turns=12).float())
+    assert float(limits.slew(k.double()).norm(dim=-1).max()) > 200
+    export_pulseq(planned(k, 10e-6), {}, tmp_path / "fast")
+    played = read_pulseq_trajectory(tmp_path / "fast.seq", 2)
+    assert float((played[..., [1, 0]] - k).norm(dim=-1).max()) * FOV[0] < 0.03
