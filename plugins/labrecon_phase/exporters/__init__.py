@@ -1,0 +1,1 @@
+"""Files that LED controllers load."""
