@@ -33,6 +33,7 @@ def labrecon_solvers() -> Registry:
         "cg": "labrecon.solvers:CG",
         "direct": "labrecon.solvers:Direct",
         "fista": "labrecon.solvers:FISTA",
+        "gauss-newton": "labrecon.solvers:GaussNewton",
         "gradient": "labrecon.solvers:GradientDescent",
         "hqs": "labrecon.solvers:HQS",
         "ista": "labrecon.solvers:ISTA",

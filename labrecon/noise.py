@@ -7,7 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Gaussian", "Noise", "NoiseError", "Poisson", "PoissonGaussian"]
+__all__ = [
+    "Amplitude",
+    "Gaussian",
+    "Noise",
+    "NoiseError",
+    "Poisson",
+    "PoissonGaussian",
+    "Scaled",
+]
 
 
 class NoiseError(ValueError):
@@ -243,6 +251,119 @@ class Poisson(PoissonGaussian):
 
     def __init__(self, background: Tensor | float = 0.0) -> None:
         super().__init__(0.0, background)
+
+
+class Scaled(Noise):
+    """Noise in other units: ``y = n / gain`` with ``n`` as another noise has it at ``gain · p``.
+
+    Photon noise of intensities that are 1 in an empty field is ``Scaled(Poisson(), electrons)``.
+
+    Args:
+        noise: in its own units, such as electrons.
+        gain: its units per unit of the data; a number or a tensor that broadcasts.
+
+    Example:
+        >>> noise = Scaled(PoissonGaussian(1.5), 30_000.0)
+        >>> float(noise.variance(torch.tensor(1.0))) * 30_000
+        1.0000...
+    """
+
+    gain: Tensor
+
+    def __init__(self, noise: Noise, gain: Tensor | float) -> None:
+        super().__init__()
+        self.noise = noise
+        value = torch.as_tensor(gain, dtype=torch.float64)
+        if not bool((value > 0).all()) or not bool(torch.isfinite(value).all()):
+            raise NoiseError("the gain of a noise must be positive and finite")
+        self.register_buffer("gain", value)
+
+    def _gain(self, like: Tensor) -> Tensor:
+        return self.gain.to(like.real.dtype)
+
+    def sample(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A draw at ``gain · clean``, divided by the gain."""
+        gain = self._gain(clean)
+        return self.noise.sample(gain * clean, generator) / gain
+
+    def density(self, predicted: Tensor, measured: Tensor) -> Tensor:
+        """That of the other noise at ``gain · p`` and ``gain · y``."""
+        gain = self._gain(predicted)
+        return self.noise.density(gain * predicted, gain * measured)
+
+    def score(self, predicted: Tensor, measured: Tensor) -> Tensor:
+        """``gain`` times that of the other noise."""
+        gain = self._gain(predicted)
+        return gain * self.noise.score(gain * predicted, gain * measured)
+
+    def curvature(self, measured: Tensor) -> Tensor | float:
+        """``gain²`` times that of the other noise."""
+        gain = self._gain(measured)
+        return gain.square() * self.noise.curvature(gain * measured)
+
+    def prox(self, v: Tensor, measured: Tensor, step: Tensor | float) -> Tensor:
+        """That of the other noise with a step of ``gain² · step``, divided by the gain."""
+        gain = self._gain(v)
+        return self.noise.prox(gain * v, gain * measured, step * gain.square()) / gain
+
+    def variance(self, predicted: Tensor) -> Tensor:
+        """That of the other noise over ``gain²``."""
+        gain = self._gain(predicted)
+        return self.noise.variance(gain * predicted) / gain.square()
+
+    def check(self, measured: Tensor) -> None:
+        """What the other noise says of ``gain · y``."""
+        self.noise.check(self._gain(measured) * measured)
+
+
+class Amplitude(Noise):
+    """Intensities judged by their roots: ``density = (√(p + ε) − √(y + ε))² / 2σ²``.
+
+    The data term of Fourier ptychography and phase retrieval: it is nearly that of photon noise,
+    whose root has the same variance at every intensity (Yeh et al. 2015). `sample` draws
+    ``(√p + σ n)²``; σ = ½ is photon noise of counts.
+
+    Args:
+        sigma: standard deviation of the roots.
+        floor: ``ε``, which keeps the derivative finite where no light falls.
+    """
+
+    sigma: Tensor
+
+    def __init__(self, sigma: Tensor | float = 0.5, floor: float = 1e-7) -> None:
+        super().__init__()
+        value = torch.as_tensor(sigma, dtype=torch.float64)
+        if not bool((value > 0).all()) or not floor > 0:
+            raise NoiseError("sigma and floor of amplitude noise must be positive")
+        self.register_buffer("sigma", value)
+        self.floor = float(floor)
+
+    def _root(self, intensity: Tensor) -> Tensor:
+        return (intensity.clamp_min(0) + self.floor).sqrt()
+
+    def sample(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """``(√p + σ n)²`` with standard normal ``n``."""
+        n = _standard_normal(clean, generator)
+        return (clean.clamp_min(0).sqrt() + self.sigma.to(clean.dtype) * n).square()
+
+    def density(self, predicted: Tensor, measured: Tensor) -> Tensor:
+        """``(√(p + ε) − √(y + ε))² / 2σ²``."""
+        difference = self._root(predicted) - self._root(measured)
+        return 0.5 * difference.square() / self.sigma.to(predicted.dtype).square()
+
+    def variance(self, predicted: Tensor) -> Tensor:
+        """``4 σ² (p + ε)``: that of the root, carried to the intensity."""
+        return 4 * self.sigma.to(predicted.dtype).square() * (predicted.clamp_min(0) + self.floor)
+
+    def check(self, measured: Tensor) -> None:
+        """Intensities are not negative."""
+        low = measured < 0
+        if bool(low.any()):
+            raise NoiseError(
+                f"{int(low.sum())} of {low.numel()} intensities are negative (lowest "
+                f"{float(measured.min()):.4g}) and have no root: clip them in preparation, or take "
+                "photon noise"
+            )
 
 
 def _is_one(sigma: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from labrecon.solvers.admm import ADMM
 from labrecon.solvers.cg import CG
 from labrecon.solvers.direct import Direct
+from labrecon.solvers.gauss_newton import GaussNewton
 from labrecon.solvers.gradient import GradientDescent
 from labrecon.solvers.hqs import HQS
 from labrecon.solvers.mlem import MLEM
@@ -20,5 +21,6 @@ __all__ = [
     "PDHG",
     "SIRT",
     "Direct",
+    "GaussNewton",
     "GradientDescent",
 ]
