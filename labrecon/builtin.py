@@ -21,6 +21,7 @@ def labrecon_operators() -> Registry:
         "masked_fourier": "labrecon.operators:MaskedFourier",
         "matrix": "labrecon.operators:Matrix",
         "sparse_matrix": "labrecon.operators:SparseMatrix",
+        "subset_design": "labrecon.operators:SubsetDesign",
         "wavelet": "labrecon.operators:Wavelet",
     }
 
@@ -82,6 +83,7 @@ def labrecon_networks() -> Registry:
         "modl": "labrecon.networks.modl:make_modl",
         "pbnet": "labrecon.networks.pbnet:make_pbnet",
         "pnp": "labrecon.networks.plug_and_play:make_pnp",
+        "tikhonov": "labrecon.networks.tikhonov:make_tikhonov",
         "unrolled": "labrecon.networks.by_name:make_unrolled",
     }
 
@@ -91,6 +93,8 @@ def labrecon_learners() -> Registry:
     """The bundled learners: called with network, operator, noise and options."""
     return {
         "denoising": "labrecon.learners.denoiser:make_denoising",
+        "design": "labrecon.learners:Design",
+        "fisher": "labrecon.learners.fisher:make_fisher_design",
         "supervised": "labrecon.learners:Supervised",
     }
 

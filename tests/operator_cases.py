@@ -24,6 +24,7 @@ from labrecon.operators import (
     MaskedFourier,
     Matrix,
     SparseMatrix,
+    SubsetDesign,
     Wavelet,
 )
 from labrecon.space import Space
@@ -102,6 +103,7 @@ CASES = [
     Case("wavelet-2d", lambda d: Wavelet(Space((4, 8), d), "db2", 2)),
     Case("wavelet-3d", lambda d: Wavelet(Space((2, 4, 2), d), "haar", 1)),
     Case("wavelet-last-axis", lambda d: Wavelet(Space((3, 8), d), "sym5", 2, ndim=1)),
+    Case("subset", lambda d: SubsetDesign(Matrix(random(5, 4, dtype=d)), 2, "axis0")),
     Case("composed", nested),
 ]  # fmt: skip
 

@@ -28,6 +28,7 @@ from labrecon.solvers import (
     PDHG,
     SIRT,
     Direct,
+    GaussNewton,
     GradientDescent,
 )
 from labrecon.space import Space
@@ -90,6 +91,7 @@ CASES = [
     Case("direct", lambda prior: Direct(), GAUSSIAN),
     Case("gradient", lambda prior: GradientDescent(), GAUSSIAN),
     Case("heavy-ball", lambda prior: GradientDescent(momentum=0.6), GAUSSIAN),
+    Case("gauss-newton", lambda prior: GaussNewton(rho=0.1, inner=4), GAUSSIAN),
     Case("cg", lambda prior: CG(rho=0.1), GAUSSIAN),
     Case("ista", lambda prior: ISTA(prior=prior), GAUSSIAN),
     Case(

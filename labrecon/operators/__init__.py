@@ -7,6 +7,7 @@ from labrecon.operators.matrix import Matrix
 from labrecon.operators.pointwise import Diagonal, Identity, Mask
 from labrecon.operators.real import AsComplex
 from labrecon.operators.sparse import SparseMatrix
+from labrecon.operators.subset_design import SubsetDesign
 from labrecon.operators.unitary import Unitary
 from labrecon.operators.wavelet import Wavelet
 
@@ -21,6 +22,7 @@ __all__ = [
     "MaskedFourier",
     "Matrix",
     "SparseMatrix",
+    "SubsetDesign",
     "Unitary",
     "Wavelet",
 ]

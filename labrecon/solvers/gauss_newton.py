@@ -43,7 +43,8 @@ class GaussNewton(Solver):
     Hessian; the system is solved by conjugate gradients, and ``μ`` falls with each step that lowers
     the objective and rises where one does not. For nonlinear operators, of which it needs the
     derivative (`Operator.linearize`) and nothing else: Fourier ptychography, phase retrieval,
-    polarimetry. For linear ones `CG` does the same in one step.
+    polarimetry. Not for
+    linear ones, where `CG` does the same in one step.
 
     With ``nuisances`` a Gauss–Newton step in these follows each step in ``x``: LED positions, pupil
     aberrations, a rotation centre. Their derivatives are differences of two forward models, so that
@@ -103,7 +104,8 @@ class GaussNewton(Solver):
         generator = torch.Generator().manual_seed(0)
         domain = problem.operator.domain
         with torch.no_grad():
-            probe = domain.random(*problem.batch, generator=generator, device=x.device)
+            # The same for all elements, which are not to know of each other.
+            probe = domain.random(generator=generator, device=x.device).expand_as(x)
             probe = probe / (2**0.5 if probe.is_complex() else 1.0)
             normal, _ = self._system(problem, x)
             mean = (probe.conj() * normal(probe)).real.flatten(x.ndim - domain.ndim).mean(-1)
