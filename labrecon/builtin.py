@@ -140,6 +140,7 @@ def labrecon_commands() -> Registry:
     return {
         "recon": "labrecon.commands:recon",
         "train": "labrecon.train_command:train",
+        "design": "labrecon.design_command:design",
         "describe": "labrecon.commands:describe",
         "check": "labrecon.commands:check",
         "new": "labrecon.commands:new",

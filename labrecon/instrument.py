@@ -179,6 +179,61 @@ class Instrument(ABC):
             data = noise.sample(operator(truth), generator)
         return Scan(data, geometry, noise, truth=truth, provenance={"source": "simulated"})
 
+    # -- experimental design -------------------------------------------------------------------
+
+    def with_acquisitions(self, geometry: Any, count: int) -> Any:
+        """The same instrument with so many acquisitions: exposures, views, shots, lines.
+
+        Raises:
+            ValueError: the instrument does not say what that would be, or it can not do so many.
+        """
+        raise ValueError(
+            f"{self.name} does not say what another number of acquisitions would be "
+            "(Instrument.with_acquisitions): give a geometry that has it"
+        )
+
+    def baselines(
+        self, geometry: Any, design: str, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        """Values of a design that a lab would otherwise use, at equal budget, by name.
+
+        One called ``"random"`` is where learning starts from beside the design as it is; several
+        draws of it are compared with. Names of designs are those of ``operator.designs``.
+        """
+        return {}
+
+    def designed(self, geometry: Any, designs: Mapping[str, Tensor]) -> Any:
+        """The geometry of an acquisition with these designs.
+
+        By default a design goes to the field of its name, or of the last part of a dotted one.
+
+        Raises:
+            ValueError: there is no such field; override it where geometry and design differ.
+        """
+        changes = {}
+        for name, value in designs.items():
+            field_name = name.rpartition(".")[2]
+            if field_name not in self.Geometry.model_fields:
+                raise ValueError(f"a geometry of {self.name} has no field for the design {name}")
+            changes[field_name] = value.detach().cpu().tolist()
+        return self.Geometry.model_validate({**dict(geometry), **changes})
+
+    def budget(self, geometry: Any, designs: Mapping[str, Tensor]) -> Mapping[str, str]:
+        """What an acquisition costs, in words: dose, time, light."""
+        return {}
+
+    def show_design(self, geometry: Any, designs: Mapping[str, Tensor], figure: Any) -> bool:
+        """Draw designs as the hardware sees them, into a matplotlib figure; whether it did.
+
+        The LED map, the fan of angles, k-space; and what of the object it sees: its transfer
+        function, the coverage of its spectrum. Where it does not, numbers are plotted.
+        """
+        return False
+
+    def gauge(self, x: Tensor) -> Tensor:
+        """The object without what no acquisition can tell, such as the mean of a phase."""
+        return x
+
     def voxel_size(self, geometry: Any) -> tuple[float, ...] | None:
         """Size of a voxel along each axis of the object in mm, or None where it has no length."""
         return None

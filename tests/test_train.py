@@ -157,7 +157,7 @@ def test_changed_objects_and_geometry_are_refused(run, tmp_path):
 def test_a_folder_of_somebody_is_left_alone(run, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes").write_text("mine")
-    with pytest.raises(OutputError, match=r"is no run of `labrecon train`: it is left alone"):
+    with pytest.raises(OutputError, match=r"is no run of labrecon: it is left alone"):
         run("mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["notes"]
     (tmp_path / "empty").mkdir()

@@ -101,10 +101,7 @@ class Design(Supervised):
         if gauge is not None:
             measure, given = self.measure, dict(self.metrics)
             self.measure = lambda x, t: measure(gauge(x), gauge(t))
-            self.metrics = {
-                name: (lambda x, t, metric=metric: metric(gauge(x), gauge(t)))
-                for name, metric in given.items()
-            }
+            self.metrics = {name: _in_gauge(metric, gauge) for name, metric in given.items()}
 
     def problems(self, batch: Any) -> Iterator[tuple[Problem, Tensor]]:
         """What the reconstruction is given, and what it should make of it."""
@@ -135,6 +132,12 @@ class Design(Supervised):
         values, broken = hardened(self.operator, self.values)
         self.place(values)
         return broken
+
+
+def _in_gauge(
+    metric: Callable[[Tensor, Tensor], float], gauge: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor, Tensor], float]:
+    return lambda x, t: metric(gauge(x), gauge(t))
 
 
 def hardened(

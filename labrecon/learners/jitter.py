@@ -50,7 +50,9 @@ class Jitter:
             for name, deviation in self.deviations.items()
         }
 
-    def displaced(self, sizes: Mapping[str, float], generator: torch.Generator) -> dict[str, Tensor]:
+    def displaced(
+        self, sizes: Mapping[str, float], generator: torch.Generator
+    ) -> dict[str, Tensor]:
         """Values moved by a given size each, in a random direction."""
         named = dict(self.operator.named_parameters())
         found = {}

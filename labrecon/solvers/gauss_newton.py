@@ -141,9 +141,9 @@ class GaussNewton(Solver):
         told = {"objective_before": float(loss.detach().sum())}
         for name, value in zip(self.nuisances, following.nuisances, strict=True):
             flat = value.flatten().tolist()
-            told |= {f"{name}.{i}": v for i, v in enumerate(flat)} if value.ndim else {
-                name: flat[0]
-            }
+            told |= (
+                {f"{name}.{i}": v for i, v in enumerate(flat)} if value.ndim else {name: flat[0]}
+            )
         return following, told
 
     def penalty(self, x: Tensor, ndim: int) -> Tensor:
@@ -235,9 +235,7 @@ class GaussNewton(Solver):
             scales.append(scale / min(max(moved, 0.1), 10.0))
         return columns, torch.tensor(scales, dtype=torch.float64)
 
-    def _feasible(
-        self, operator: Operator, values: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+    def _feasible(self, operator: Operator, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         sets = [operator.nuisances[name] for name in self.nuisances]
         pairs = zip(sets, values, strict=True)
         return tuple(v if feasible is None else feasible.project(v) for feasible, v in pairs)

@@ -21,7 +21,7 @@ from labrecon.problem import Problem
 from labrecon.recipe import PriorTable, Recipe, SolverTable
 from labrecon.train.recipe import TrainRecipe
 
-__all__ = ["Classical", "classical_plan", "tuned"]
+__all__ = ["Classical", "classical_plan", "solved", "tuned"]
 
 Pairs = Sequence[tuple[Problem, Tensor]]
 #: Fractions of max|∇D(0)| that are tried first, and the factors by which the best is then moved.
@@ -105,7 +105,7 @@ def tuned(plan: Plan, seen: Pairs, unseen: Pairs) -> Classical:
     def score(weight: float) -> float:
         if weight not in scores:
             try:
-                made = [_solved(plan, problem, weight) for problem, _ in seen]
+                made = [solved(plan, problem, weight) for problem, _ in seen]
             except LabreconError:
                 scores[weight] = math.inf
             else:
@@ -121,14 +121,15 @@ def tuned(plan: Plan, seen: Pairs, unseen: Pairs) -> Classical:
             weight = min((weight, weight * factor, weight / factor), key=score)
         if not math.isfinite(scores[weight]):
             # Once more, for the error that says why.
-            _solved(plan, seen[0][0], weight)
+            solved(plan, seen[0][0], weight)
     begin = time.perf_counter()
-    estimates = [_solved(plan, problem, weight) for problem, _ in unseen]
+    estimates = [solved(plan, problem, weight) for problem, _ in unseen]
     seconds = time.perf_counter() - begin
     return Classical(plan.title, weight, tuple(sorted(scores.items())), estimates, seconds)
 
 
-def _solved(plan: Plan, problem: Problem, weight: float | None) -> Tensor:
+def solved(plan: Plan, problem: Problem, weight: float | None) -> Tensor:
+    """What the plan's solver makes of a problem with a weight of its prior."""
     with torch.no_grad():
         solver = plan.build(weight, problem).to(problem.data.device)
         # `run` looks at neither data nor geometry of the scan.

@@ -72,8 +72,7 @@ class RunFolder:
             return cls(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise OutputError(
-                f"{path} exists and is no run of `labrecon train`: it is left alone; name another "
-                "folder"
+                f"{path} exists and is no run of labrecon: it is left alone; name another folder"
             )
         partial = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
         try:

@@ -137,6 +137,8 @@ def place_order(
     device: str = "auto",
     watcher: Watcher | None = None,
     host: Host | None = None,
+    task: str = "train",
+    kind: type[TrainRecipe] = TrainRecipe,
 ) -> Order:
     """Resolve and check everything that can be checked before any long work.
 
@@ -149,7 +151,7 @@ def place_order(
     host = host or plugins.host()
     if isinstance(instrument, str):
         instrument = find_instrument(instrument, host)
-    document = train_document(recipe, instrument)
+    document = train_document(recipe, instrument, task)
     if network is not None:
         told = f"--network {network}"
         document = tomlfile.with_value(document, ("network", "name"), network, told)
@@ -157,7 +159,7 @@ def place_order(
         if folder is not None:
             path, told = str(Path(folder).absolute()), f"--{name} {folder}"
             document = tomlfile.with_value(document, ("data", name), path, told)
-    loaded = resolve_train_recipe(document, overrides)
+    loaded = resolve_train_recipe(document, overrides, kind)
     plan = classical_plan(loaded, instrument, host)
     names = loaded.network, loaded.learner
     make_network = get(host, "networks", names[0].name, loaded.where("network", "name"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -129,9 +129,11 @@ def load_train_recipe(
     return resolve_train_recipe(train_document(source, instrument), overrides)
 
 
-def train_document(source: str | Path | Mapping[str, Any], instrument: Instrument) -> Document:
+def train_document(
+    source: str | Path | Mapping[str, Any], instrument: Instrument, task: str = "train"
+) -> Document:
     """The values of a training recipe, before overrides are applied and names are checked."""
-    document = find_document(source, instrument, "train")
+    document = find_document(source, instrument, task)
     usual = instrument.recipes().get("recon", {})
     for name in ("prepare", "operator"):
         if name in usual:
@@ -139,9 +141,16 @@ def train_document(source: str | Path | Mapping[str, Any], instrument: Instrumen
     return document
 
 
-def resolve_train_recipe(document: Document, overrides: Iterable[str] = ()) -> TrainRecipe:
+T = TypeVar("T", bound=TrainRecipe)
+
+
+def resolve_train_recipe(
+    document: Document,
+    overrides: Iterable[str] = (),
+    kind: type[T] = TrainRecipe,  # type: ignore[assignment]
+) -> T:
     """The checked recipe of a document; see `load_train_recipe`."""
-    recipe = validated(TrainRecipe, document, overrides)
+    recipe = validated(kind, document, overrides)
     _check_fit(recipe)
     return recipe
 

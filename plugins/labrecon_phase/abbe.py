@@ -112,9 +112,7 @@ class AbbeImaging(Microscope):
             return intensity
         spectrum = torch.fft.fft2(intensity, norm="forward")
         rows, columns = (_ticks(size, spectrum.device) for size in self.size)
-        kept = spectrum[..., rows.remainder(self.grid[0]), :][
-            ..., columns.remainder(self.grid[1])
-        ]
+        kept = spectrum[..., rows.remainder(self.grid[0]), :][..., columns.remainder(self.grid[1])]
         return self.to_camera(kept, rows, columns)
 
     def windows(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,8 +142,10 @@ class AbbeImaging(Microscope):
             weights = patterns[lit][:, chunk]
             given = (spectrum, cut[chunk], rows[chunk], columns[chunk], weights)
             if again:
-                options = {"use_reentrant": False, "preserve_rng_state": False}
-                parts.append(checkpoint(self._chunk, *given, **options))
+                part = checkpoint(
+                    self._chunk, *given, use_reentrant=False, preserve_rng_state=False
+                )
+                parts.append(part)
             else:
                 parts.append(self._chunk(*given))
             places.append(lit)

@@ -23,6 +23,29 @@ TV: dict[str, Any] = {"name": "tv", "relative_weight": 3e-3}
 FISTA: dict[str, Any] = {"name": "fista", "iterations": 150, "tolerance": 1e-4}
 
 
+#: Kellman et al. 2019: gradient descent with momentum, unrolled; judged by Gauss–Newton.
+DESIGN: dict[str, Any] = {
+    "prepare": [],
+    "network": {
+        "name": "unrolled",
+        "solver": "gradient",
+        "prior": "zero",
+        "depth": 12,
+        "learn": ["step_size"],
+        "tied": True,
+        "start": "zero",
+        "solver_options": {"step_size": 0.4, "momentum": 0.8},
+    },
+    "data": {"count": 40, "validation": 0.4},
+    "fit": {"steps": 60, "batch_size": 4, "learning_rate": 1e-2},
+    "design": {"names": ["patterns"], "starts": 3},
+    "classical": {
+        "solver": {"name": "gauss-newton", "rho": 30.0, "iterations": 8, "start": "initial"},
+    },
+    "evaluation": {"robustness": {"led_shift": [0.0, 0.25, 0.5, 1.0]}},
+}
+
+
 class PhaseInstrument(Instrument):
     """Coded illumination by an LED array: phase contrast, Fourier ptychography; phase in rad."""
 
@@ -42,10 +65,10 @@ class PhaseInstrument(Instrument):
     }
 
     def example(self) -> PhaseGeometry:
-        """48² pixels, 10×/0.25, a planar array of 9 × 9 LEDs and the four half circles of DPC."""
+        """48² pixels, 10×/0.25, a planar array of 7 × 7 LEDs and the four half circles of DPC."""
         from labrecon_phase.led_arrays import half_circles, planar
 
-        leds = planar(9, 4.0, 67.5)
+        leds = planar(7, 4.0, 67.5)
         return PhaseGeometry.model_validate(
             {
                 "shape": (48, 48),
@@ -146,7 +169,72 @@ class PhaseInstrument(Instrument):
             "fpm": {"solver": {**newton, "rho": 1e-3}},
             "fpm-calibrated": {"solver": {**newton, "rho": 1e-3, "nuisances": nuisances}},
             "demo": {"solver": {**newton, "rho": 1.0}},
+            "design": DESIGN,
         }
+
+    # -- experimental design -------------------------------------------------------------------
+
+    def with_acquisitions(self, geometry: Any, count: int) -> PhaseGeometry:
+        """So many exposures: half circles, in the band of the first one."""
+        from labrecon_phase.led_arrays import half_circles
+
+        patterns = half_circles(geometry.leds.tensor(torch.float64), geometry.na, count)
+        changed: PhaseGeometry = geometry.changed(
+            patterns=patterns,
+            bands=None if geometry.bands is None else (geometry.bands[0],) * count,
+            background=None if geometry.background is None else (geometry.background[0],) * count,
+        )
+        return changed
+
+    def baselines(
+        self, geometry: Any, design: str, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        """Half circles (DPC), half annuli of the outer LEDs, and random brightness."""
+        from labrecon_phase.led_arrays import half_circles, na_of, random_patterns
+        from labrecon_phase.led_patterns import LEDPatterns
+
+        if design != "patterns":
+            return {}
+        leds, count = geometry.leds.tensor(torch.float64), geometry.exposures
+        own = torch.linalg.vector_norm(na_of(leds), dim=1)
+        bright = own <= geometry.na
+        outer = half_circles(leds, geometry.na, count) * (own >= 0.75 * float(own[bright].max()))
+        feasible = self.operator(geometry).designs["patterns"]
+        assert isinstance(feasible, LEDPatterns)
+        found = {"half circles (DPC)": half_circles(leds, geometry.na, count)}
+        if bool((outer.sum(1) > 0).all()):
+            found["half annuli"] = outer / outer.sum(1, keepdim=True)
+        return {**found, "random": random_patterns(feasible.allowed, generator)}
+
+    def budget(self, geometry: Any, designs: Mapping[str, Tensor]) -> Mapping[str, str]:
+        """Exposures, LEDs that are lit, and exposure times for equal light."""
+        patterns = designs.get("patterns", geometry.patterns.tensor())
+        # An exposure lasts as long as one LED at full brightness would need, over what is lit.
+        times = patterns.amax(1)
+        lit = ", ".join(str(int(n)) for n in (patterns > 0).sum(1))
+        told = ", ".join(f"{t:.3g}" for t in times.tolist())
+        return {
+            "exposures": str(len(patterns)),
+            "LEDs lit": lit,
+            "light per exposure": "1 (that of one LED at full brightness for 1 unit of time)",
+            "exposure times": f"{told} units of time",
+        }
+
+    def show_design(self, geometry: Any, designs: Mapping[str, Tensor], figure: Any) -> bool:
+        """LED maps, and below each the phase transfer function; their sum at the end."""
+        from labrecon_phase.pictures import draw_patterns
+
+        if "patterns" not in designs:
+            return False
+        draw_patterns(geometry, designs["patterns"], figure)
+        return True
+
+    def gauge(self, x: Tensor) -> Tensor:
+        """Phases without their mean, fields without their mean phase."""
+        if x.is_complex():
+            mean = x.mean((-2, -1), keepdim=True)
+            return x * mean.conj() / mean.abs().clamp_min(1e-12)
+        return x - x.mean((-2, -1), keepdim=True)
 
     def voxel_size(self, geometry: Any) -> tuple[float, ...] | None:
         """In mm along (y, x), or (component, y, x)."""

@@ -28,6 +28,12 @@ class Microscope(Operator):
     """
 
     leds: Tensor
+    led_shift: Tensor
+    led_rotation: Tensor
+    led_height: Tensor
+    zernike: Tensor
+    background: Tensor
+    patterns: Tensor
 
     def __init__(self, geometry: PhaseGeometry, domain: Space, dtype: torch.dtype) -> None:
         super().__init__(

@@ -24,9 +24,7 @@ def random_cells(geometry: PhaseGeometry, n: int, generator: torch.Generator) ->
     phases = phases - phases.mean((-2, -1), keepdim=True)
     if geometry.sample == "phase":
         return phases
-    absorption = -0.15 * torch.stack(
-        [_cells(geometry.object_shape, generator) for _ in range(n)]
-    )
+    absorption = -0.15 * torch.stack([_cells(geometry.object_shape, generator) for _ in range(n)])
     if geometry.sample == "absorbing":
         return torch.stack([phases, absorption], -3)
     return torch.polar(absorption.exp(), phases)

@@ -80,7 +80,7 @@ def pupil(
         aperture = ((cut - radius) / edge + 0.5).clamp(0, 1)
     else:
         aperture = (square <= cut * cut * (1 + 4e-7)).to(square.dtype)
-    phase = None
+    phase: Tensor | None = None
     if defocus:
         top = (index / wavelength) ** 2
         # Written without a difference of large numbers.
@@ -89,7 +89,8 @@ def pupil(
     if zernikes.requires_grad or bool((zernikes != 0).any()):
         used = range(len(zernikes)) if zernikes.requires_grad else zernikes.nonzero()[:, 0].tolist()
         terms = [zernikes[j] * zernike(j + 1, y / cut, x / cut) for j in used]
-        phase = sum(terms) if phase is None else phase + sum(terms)
+        bent = torch.stack(terms).sum(0)
+        phase = bent if phase is None else phase + bent
     if phase is None:
         return aperture.to(aperture.dtype.to_complex())
     return torch.polar(aperture, phase.expand_as(aperture))

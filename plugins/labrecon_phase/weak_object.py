@@ -287,5 +287,3 @@ def _per_exposure(weights: Tensor | None, space: Space) -> Tensor | None:
     if spread is None or bool((spread.amax((-2, -1)) != spread.amin((-2, -1))).any()):
         return None
     return spread[:, 0, 0]
-
-
