@@ -15,7 +15,7 @@ from labrecon.design import Box
 from labrecon.noise import Gaussian, Noise, Poisson
 from labrecon.operator import Operator
 from labrecon.prior import Prior
-from labrecon.priors import L1, TV
+from labrecon.priors import L1, TV, Tikhonov
 from labrecon.problem import Problem
 from labrecon.solver import Solver
 from labrecon.solvers import (
@@ -91,7 +91,7 @@ CASES = [
     Case("direct", lambda prior: Direct(), GAUSSIAN),
     Case("gradient", lambda prior: GradientDescent(), GAUSSIAN),
     Case("heavy-ball", lambda prior: GradientDescent(momentum=0.6), GAUSSIAN),
-    Case("gauss-newton", lambda prior: GaussNewton(rho=0.1, inner=4), GAUSSIAN),
+    Case("gauss-newton", lambda prior: GaussNewton(prior=Tikhonov(0.1), inner=4), GAUSSIAN),
     Case("cg", lambda prior: CG(rho=0.1), GAUSSIAN),
     Case("ista", lambda prior: ISTA(prior=prior), GAUSSIAN),
     Case(

@@ -14,8 +14,10 @@ from labrecon.functional import Map
 from labrecon.krylov import cg_start, cg_step
 from labrecon.operator import Operator
 from labrecon.options import number, whole
+from labrecon.prior import Prior, Zero
+from labrecon.priors.tikhonov import Tikhonov
 from labrecon.solver import Problem, Solver, SolverError, State, constant
-from labrecon.space import per_element, squared_norm
+from labrecon.space import per_element
 
 __all__ = ["GaussNewton"]
 
@@ -37,7 +39,7 @@ class GaussNewtonState(State):
 
 
 class GaussNewton(Solver):
-    """``x ← x + d`` with ``(JᴴWJ + ρ + μ) d = −∇(D + ½ρ‖x‖²)``, ``W = w / variance(A x)``.
+    """``x ← x + d`` with ``(JᴴWJ + R + μ) d = −∇(D + ½ xᴴR x)``, ``W = w / variance(A x)``.
 
     Levenberg's and Marquardt's method with the Fisher information of any noise in the place of the
     Hessian; the system is solved by conjugate gradients, and ``μ`` falls with each step that lowers
@@ -51,7 +53,7 @@ class GaussNewton(Solver):
     operators outside torch are served, too; they have one value for the batch.
 
     Args:
-        rho: Tikhonov weight, in the unit of the data term.
+        prior: `Tikhonov`, whose ``weight · KᴴK`` is ``R``; or none.
         inner: conjugate-gradient iterations per step.
         damping: the first ``μ`` as a fraction of the mean diagonal of ``JᴴWJ``.
         nuisances: names from ``operator.nuisances``.
@@ -66,14 +68,19 @@ class GaussNewton(Solver):
     def __init__(
         self,
         *,
-        rho: float = 0.0,
+        prior: Prior | None = None,
         inner: int = 10,
         damping: float = 1e-2,
         nuisances: Sequence[str] = (),
         after: int = 2,
     ) -> None:
         super().__init__()
-        self.rho = number("GaussNewton: rho", rho, at_least=0, error=SolverError)
+        self.prior = Zero() if prior is None else prior
+        if not isinstance(self.prior, Zero | Tikhonov):
+            raise SolverError(
+                f"GaussNewton takes a quadratic prior (tikhonov), got {type(prior).__name__}: take "
+                "FISTA with backtracking for others"
+            )
         self.inner = whole("GaussNewton: inner", inner, error=SolverError)
         self.damping = number("GaussNewton: damping", damping, above=0, error=SolverError)
         self.nuisances = tuple(nuisances)
@@ -112,7 +119,7 @@ class GaussNewton(Solver):
         return mean.clamp_min(torch.finfo(mean.dtype).tiny)
 
     def _system(self, problem: Problem, x: Tensor) -> tuple[Map, Tensor]:
-        """``u ↦ JᴴWJ u`` and ``∇(D + ½ρ‖x‖²)``."""
+        """``u ↦ JᴴWJ u`` and ``∇(D + ½ xᴴR x)``."""
         operator = problem.operator
         tangent = operator if operator.linear else operator.linearize(x)
         predicted = operator(x)
@@ -121,12 +128,22 @@ class GaussNewton(Solver):
             weights = weights.detach()
         weights = problem.weighted(weights)
         score = problem.weighted(problem.noise.score(predicted, problem.data))
-        gradient = tangent.adjoint(score) + self.rho * x
+        gradient = tangent.adjoint(score) + self._regular(x)
 
         def normal(u: Tensor) -> Tensor:
             return tangent.adjoint(weights * tangent(u))
 
         return normal, gradient
+
+    def _regular(self, u: Tensor) -> Tensor:
+        """``R u``."""
+        if isinstance(self.prior, Zero):
+            return 0 * u
+        assert isinstance(self.prior, Tikhonov)
+        k, weight = self.prior.operator, self.prior.weight
+        if k is None:
+            return weight * u
+        return k.adjoint(weight * k(u))
 
     def step(
         self, problem: Problem, state: GaussNewtonState
@@ -146,10 +163,6 @@ class GaussNewton(Solver):
             )
         return following, told
 
-    def penalty(self, x: Tensor, ndim: int) -> Tensor:
-        """``½ ρ ‖x‖²``."""
-        return 0.5 * self.rho * squared_norm(x, ndim)
-
     def _object_step(
         self, problem: Problem, state: GaussNewtonState
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,10 +173,10 @@ class GaussNewton(Solver):
         x, damping = state.x, state.damping
         accepted = torch.zeros_like(before, dtype=torch.bool)
         for _ in range(TRIALS):
-            regular = per_element(damping, ndim) + self.rho
+            mu = per_element(damping, ndim)
 
-            def apply(u: Tensor, regular: Tensor = regular) -> Tensor:
-                return normal(u) + regular * u
+            def apply(u: Tensor, mu: Tensor = mu) -> Tensor:
+                return normal(u) + self._regular(u) + mu * u
 
             inner = cg_start(apply, -gradient, None, ndim)
             for _ in range(self.inner):

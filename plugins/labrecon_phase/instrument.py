@@ -40,7 +40,8 @@ DESIGN: dict[str, Any] = {
     "fit": {"steps": 60, "batch_size": 4, "learning_rate": 1e-2},
     "design": {"names": ["patterns"], "starts": 3},
     "classical": {
-        "solver": {"name": "gauss-newton", "rho": 30.0, "iterations": 8, "start": "initial"},
+        "solver": {"name": "gauss-newton", "iterations": 8, "start": "initial"},
+        "prior": {"name": "tikhonov", "relative_weight": 1e-4},
     },
     "evaluation": {"robustness": {"led_shift": [0.0, 0.25, 0.5, 1.0]}},
 }
@@ -158,6 +159,7 @@ class PhaseInstrument(Instrument):
         """``recon`` (Tikhonov), ``tv``, ``nonlinear``, ``fpm`` and ``fpm-calibrated``."""
         contrast = [{"step": "contrast"}]
         newton: dict[str, Any] = {"name": "gauss-newton", "iterations": 12, "start": "initial"}
+        ridge: dict[str, Any] = {"name": "tikhonov", "relative_weight": 1e-4}
         tikhonov: dict[str, Any] = {"prepare": contrast, "solver": {"name": "direct"}}
         tv: dict[str, Any] = {"prepare": contrast, "solver": FISTA, "prior": TV}
         nuisances = ["led_shift", "led_rotation", "led_height", "zernike"]
@@ -165,10 +167,10 @@ class PhaseInstrument(Instrument):
             "recon": tikhonov,
             "tv": tv,
             "compare": {**tv, "compare": [{"title": "Tikhonov", "solver": {"name": "direct"}}]},
-            "nonlinear": {"solver": {**newton, "rho": 1.0}},
-            "fpm": {"solver": {**newton, "rho": 1e-3}},
-            "fpm-calibrated": {"solver": {**newton, "rho": 1e-3, "nuisances": nuisances}},
-            "demo": {"solver": {**newton, "rho": 1.0}},
+            "nonlinear": {"solver": newton, "prior": ridge},
+            "fpm": {"solver": newton, "prior": ridge},
+            "fpm-calibrated": {"solver": {**newton, "nuisances": nuisances}, "prior": ridge},
+            "demo": {"solver": newton, "prior": ridge},
             "design": DESIGN,
         }
 
