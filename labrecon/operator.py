@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -298,6 +298,13 @@ class Operator(nn.Module):
                 break
             state = cg_step(apply, state, self.domain.ndim)
         return state.x
+
+    def only(self, axis: str, members: Sequence[int]) -> Operator | None:
+        """The same with some of its data along an axis of the range; None: it saves nothing.
+
+        Override it where fewer acquisitions cost less: a design of ``k`` of ``n`` asks for it.
+        """
+        return None
 
     # -- designs and nuisances -----------------------------------------------------------------
 

@@ -66,6 +66,7 @@ class SubsetDesign(Operator):
         self.adjoint_mismatch = operator.adjoint_mismatch
         self.k, self.axis, self.relaxation = k, axis, relaxation
         self._trailing = space.ndim - 1 - place
+        self._taken: tuple[tuple[int, ...], Operator | None] = ((), None)
         start = torch.full((size,), k / size, dtype=space.real_dtype)
         self.design("members", start, Subset(k, unit=axis))
 
@@ -94,15 +95,40 @@ class SubsetDesign(Operator):
         with torch.no_grad():
             self.members.copy_(torch.zeros_like(self.members).scatter(0, members, 1.0))
 
+    def _alone(self) -> Operator | None:
+        """The instrument with the chosen acquisitions alone, where that saves work."""
+        w = self.members
+        if w.requires_grad or not bool(((w == 0) | (w == 1)).all()):
+            return None
+        members = tuple(w.nonzero()[:, 0].tolist())
+        if self._taken[0] != members:
+            self._taken = members, self.operator.only(self.axis, members)
+        return self._taken[1]
+
+    def _index(self, device: torch.device) -> Tensor:
+        return torch.tensor(self._taken[0], device=device)
+
     def forward(self, x: Tensor) -> Tensor:
         """``w · A(x)``."""
-        return self.weights * self.operator(x)
+        alone = self._alone()
+        if alone is None:
+            return self.weights * self.operator(x)
+        y = alone(x)
+        dim = -1 - self._trailing
+        whole = y.new_zeros(*y.shape[:dim], len(self.members), *y.shape[y.ndim + dim + 1 :])
+        return whole.index_copy(dim, self._index(y.device), y)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``Aᴴ(w · y)``."""
-        return self.operator.adjoint(self.weights * y)
+        alone = self._alone()
+        if alone is None:
+            return self.operator.adjoint(self.weights * y)
+        return alone.adjoint(y.index_select(-1 - self._trailing, self._index(y.device)))
 
     def normal(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """``Aᴴ w² W A x``, as the instrument computes it best."""
+        alone = self._alone()
+        if alone is not None and weights is None:
+            return alone.normal(x)
         own = self.weights.square()
         return self.operator.normal(x, own if weights is None else own * weights)

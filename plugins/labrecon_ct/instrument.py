@@ -14,6 +14,7 @@ from torch import Tensor
 from labrecon.instrument import Exporter, Instrument, ReaderError, Scan
 from labrecon.noise import Noise
 from labrecon.operator import Operator
+from labrecon_ct.designs import usual_angles, usual_members, with_views
 from labrecon_ct.geometry import CTGeometry
 from labrecon_ct.noise import TransmissionNoise
 from labrecon_ct.phantoms import random_objects
@@ -23,6 +24,25 @@ __all__ = ["CTInstrument", "export_angles"]
 
 PREPARE = ("zingers", "flat_field", "bad_pixels", "rings", "centre")
 TV: dict[str, Any] = {"name": "tv", "relative_weight": 5e-4, "nonneg": True}
+#: Which of the candidate views to take, learned through Tikhonov, judged by TV.
+DESIGN: dict[str, Any] = {
+    "prepare": [],
+    "operator": {},
+    "network": {"name": "tikhonov", "rho": 1.0, "iterations": 15, "learn": False},
+    "data": {"count": 40, "validation": 0.3},
+    "design": {
+        "subset": "angle",
+        "exposures": [12],
+        "method": "exchange",
+        "rounds": 300,
+        "batch": 6,
+        "starts": 3,
+    },
+    "classical": {
+        "solver": {"name": "fista", "iterations": 80},
+        "prior": {"name": "tv", "relative_weight": 1e-3, "nonneg": True},
+    },
+}
 FISTA: dict[str, Any] = {"name": "fista", "iterations": 100, "tolerance": 1e-4}
 
 
@@ -143,8 +163,37 @@ class CTInstrument(Instrument):
             "recon": direct,
             "tv": {"prepare": prepare, **tv},
             "compare": {**direct, "compare": beside},
+            "design": DESIGN,
             "demo": {**demo, "compare": [{"title": "FBP", "solver": {"name": "direct"}}]},
         }
+
+    # -- experimental design -------------------------------------------------------------------
+
+    def with_acquisitions(self, geometry: Any, count: int) -> CTGeometry:
+        """So many views, evenly over the same range of angles."""
+        return with_views(geometry, count)
+
+    def baselines(
+        self, geometry: Any, design: str, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        """Equispaced, golden and random angles; golden ones among candidate views."""
+        if design == "angles":
+            return usual_angles(geometry, generator)
+        axis, _, k = design.partition(":")
+        return usual_members(geometry, int(k)) if axis == "angle" and k else {}
+
+    def budget(self, geometry: Any, designs: Mapping[str, Tensor]) -> Mapping[str, str]:
+        """Views, and the dose in units of that of one view."""
+        members = designs.get("members")
+        views = len(geometry.angles) if members is None else int((members > 0).sum())
+        dose = views if geometry.dose is None else sum(geometry.dose)
+        return {"views": str(views), "dose": f"{dose:.6g} times that of one view"}
+
+    def show_design(self, geometry: Any, designs: Mapping[str, Tensor], figure: Any) -> bool:
+        """The fan of views."""
+        from labrecon_ct.designs import draw_views
+
+        return draw_views(geometry, designs, figure)
 
     def voxel_size(self, geometry: Any) -> tuple[float, ...] | None:
         """In mm along (y, x) or (z, y, x)."""

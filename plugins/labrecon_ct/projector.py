@@ -120,6 +120,29 @@ class CTProjector(Operator):
         if torch.device(device).type != "cpu":
             self.to(device)
 
+    def only(self, axis: str, members: Sequence[int]) -> CTProjector | None:
+        """The projector of some views, with the nuisances that this one has."""
+        flat = self.geometry
+        moved = not torch.equal(self.angles.detach(), self._start[0].to(self.angles.device))
+        if axis != "angle" or flat.vectors is not None or moved or self.centre.requires_grad:
+            return None
+        dose = flat.dose and tuple(flat.dose[i] for i in members)
+        angles = tuple(flat.angles[i] for i in members)
+        fewer = CTGeometry.model_validate({**dict(flat), "angles": angles, "dose": dose})
+        made = CTProjector(
+            fewer,
+            backend=self.asked,
+            kernel=self.kernel,
+            memory_budget=self.memory_budget,
+            uses=self.uses,
+            filter=self.filter,
+            dtype=self.domain.dtype,
+            device=self.centre.device,
+        )
+        with torch.no_grad():
+            made.centre.copy_(self.centre)
+        return made
+
     def _select(self, device: torch.device) -> None:
         slices = math.prod(self.geometry.volume_shape) // math.prod(self.flat.volume_shape)
         self.backend, self.reason = _choose(

@@ -42,7 +42,8 @@ def forward_model(
         segments: of the time segmentation.
         coil_chunk: coils done at once.
         system: gradient system whose limits a learned trajectory keeps (`labrecon_mri.scanners`).
-        acceleration: of a learned mask: so many times fewer lines than k-space has.
+        acceleration: of a learned mask: so many times fewer lines than k-space has; by default,
+            where ``centre`` is given, as many lines as the geometry's mask has.
         centre: lines in the middle that a learned mask always has.
         dtype: complex64 or complex128.
 
@@ -80,11 +81,12 @@ def _cartesian(
     sizes = tuple(geometry.frames.values()) if framed else ()
     space = Space((*sizes, *geometry.matrix), dtype, (*names, *geometry.axes))
     feasible: FeasibleSet = Box(0.0, 1.0)
-    if acceleration is not None:
+    if acceleration is not None or centre:
         from labrecon_mri.masks import line_set
 
         lines = geometry.matrix[-2]
-        feasible = line_set(lines, round(lines / acceleration), centre)
+        count = int((mask != 0).sum()) if acceleration is None else round(lines / acceleration)
+        feasible = line_set(lines, min(count, lines), centre)
         mask = mask.broadcast_to(*mask.shape[:-2], lines, 1) if mask.ndim < 2 else mask
         if mask.shape[-1] != 1:
             raise ValueError(

@@ -37,6 +37,35 @@ FISTA: dict[str, Any] = {
     "start": "initial",
 }
 #: Of the largest back-projected value, which samples that crowd in the middle make larger.
+#: Lines in the middle of k-space that a designed mask always has.
+CENTRE = 8
+#: Which lines to measure, learned through CG-SENSE, judged by TV.
+DESIGN: dict[str, Any] = {
+    "prepare": [],
+    "operator": {"centre": CENTRE},
+    "network": {
+        "name": "unrolled",
+        "solver": "fista",
+        "prior": "wavelet",
+        "depth": 20,
+        "threshold": 2e-3,
+        "learn": [],
+        "start": "zero",
+    },
+    "data": {"count": 40, "validation": 0.3},
+    "design": {
+        "names": ["sampling.mask"],
+        "exposures": [16],
+        "method": "exchange",
+        "rounds": 240,
+        "batch": 4,
+        "starts": 3,
+    },
+    "classical": {
+        "solver": {"name": "fista", "iterations": 60, "start": "initial"},
+        "prior": {"name": "tv", "relative_weight": 2e-3},
+    },
+}
 WEIGHT = {"cartesian": 2e-3, "trajectory": 2e-4}
 
 
@@ -206,7 +235,37 @@ class MRIInstrument(Instrument):
                 },
             }
         beside = [{"title": "CG-SENSE", "solver": CG, "prior": {"name": "zero"}}, gridded]
-        return {**found, "demo": {**found["wavelet"], "compare": beside}}
+        return {**found, "design": DESIGN, "demo": {**found["wavelet"], "compare": beside}}
+
+    # -- experimental design -------------------------------------------------------------------
+
+    def with_acquisitions(self, geometry: Any, count: int) -> MRIGeometry:
+        """So many Cartesian lines."""
+        from labrecon_mri.designs import with_lines
+
+        return with_lines(geometry, count)
+
+    def baselines(
+        self, geometry: Any, design: str, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        """Equispaced and variable-density lines with the eight in the middle."""
+        from labrecon_mri.designs import usual_masks
+
+        return usual_masks(geometry, CENTRE, generator) if design.endswith("mask") else {}
+
+    def budget(self, geometry: Any, designs: Mapping[str, Tensor]) -> Mapping[str, str]:
+        """Lines, and how many times fewer than all that is."""
+        for name, value in designs.items():
+            if name.endswith("mask"):
+                lines = int((value > 0).sum())
+                return {"lines": str(lines), "acceleration": f"{value.numel() / lines:.3g}"}
+        return {}
+
+    def show_design(self, geometry: Any, designs: Mapping[str, Tensor], figure: Any) -> bool:
+        """K-space and what is sampled of it."""
+        from labrecon_mri.designs import draw_sampling
+
+        return draw_sampling(geometry, designs, figure)
 
     def voxel_size(self, geometry: Any) -> tuple[float, ...] | None:
         """In mm along the image's axes; the frames have no length."""

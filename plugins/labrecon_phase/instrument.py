@@ -37,7 +37,7 @@ DESIGN: dict[str, Any] = {
         "solver_options": {"step_size": 0.4, "momentum": 0.8},
     },
     "data": {"count": 40, "validation": 0.4},
-    "fit": {"steps": 60, "batch_size": 4, "learning_rate": 1e-2},
+    "fit": {"steps": 80, "batch_size": 4, "learning_rate": 1e-2},
     "design": {"names": ["patterns"], "starts": 3},
     "classical": {
         "solver": {"name": "gauss-newton", "iterations": 8, "start": "initial"},
