@@ -48,13 +48,14 @@ class Design(Supervised):
         ValueError: the operator has no such design or nuisance; or see `Supervised`.
 
     Example:
-        >>> from labrecon import Box, FitConfig, Gaussian, Operator, Space, fit
+        >>> from labrecon import FitConfig, Gaussian, Operator, Space, fit
+        >>> from labrecon.design import Box
         >>> from labrecon.learners import ObjectSamples
         >>> from labrecon.networks import Tikhonov
         >>> class Exposure(Operator):
         ...     def __init__(self):
         ...         super().__init__(Space((4,)), Space((4,)))
-        ...         self.design("time", torch.tensor(0.2), Box(0.0, 3.0, unit="s"))
+        ...         self.design("time", torch.tensor(0.2), Box(0.0, 1.0, unit="s"))
         ...     def forward(self, x):
         ...         return self.time * x
         >>> operator = Exposure()
@@ -62,7 +63,7 @@ class Design(Supervised):
         >>> objects = ObjectSamples(torch.rand(8, 4, generator=torch.Generator().manual_seed(0)))
         >>> _ = fit(learner, objects, FitConfig(epochs=60, batch_size=8, learning_rate=0.1))
         >>> operator.time.item()
-        3.0
+        1.0
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from labrecon.operator import Operator
 
-__all__ = ["Jitter", "parse_jitter"]
+__all__ = ["Jitter", "nuisance_named", "parse_jitter"]
 
 _ENTRY = re.compile(r"^\s*([A-Za-z_][\w.]*)\s*=\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(\S*)\s*$")
 
@@ -30,17 +30,12 @@ class Jitter:
     """
 
     def __init__(self, operator: Operator, deviations: Mapping[str, float]) -> None:
-        known = operator.nuisances
-        for name, deviation in deviations.items():
-            if name not in known:
-                raise ValueError(
-                    f"{operator.name} has no nuisance {name!r} to jitter; it has "
-                    f"{', '.join(known) or 'none'}"
-                )
+        found = {nuisance_named(operator, name): d for name, d in deviations.items()}
+        for name, deviation in found.items():
             if not 0 <= deviation < float("inf"):
                 raise ValueError(f"jitter of {name}: expected a deviation ≥ 0, got {deviation}")
         self.operator = operator
-        self.deviations = {name: float(d) for name, d in deviations.items() if d > 0}
+        self.deviations = {name: float(d) for name, d in found.items() if d > 0}
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Values of all jittered nuisances."""
@@ -56,7 +51,8 @@ class Jitter:
         """Values moved by a given size each, in a random direction."""
         named = dict(self.operator.named_parameters())
         found = {}
-        for name, size in sizes.items():
+        for given, size in sizes.items():
+            name = nuisance_named(self.operator, given)
             value = named[name].detach()
             n = torch.randn(value.shape, generator=generator, dtype=torch.float64)
             n = n / torch.linalg.vector_norm(n).clamp_min(1e-30)
@@ -79,6 +75,24 @@ class Jitter:
             return self.operator(objects)
         pairs = zip(objects, generators, strict=True)
         return torch.stack([self.operator.at(**self.draw(g))(x) for x, g in pairs])
+
+
+def nuisance_named(operator: Operator, name: str) -> str:
+    """The nuisance of a name, or of the last part of a dotted one.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    known = operator.nuisances
+    if name in known:
+        return name
+    found = [full for full in known if full.rpartition(".")[2] == name]
+    if len(found) != 1:
+        raise ValueError(
+            f"{operator.name} has {'several nuisances' if found else 'no nuisance'} {name!r}; it "
+            f"has {', '.join(known) or 'none'}"
+        )
+    return found[0]
 
 
 def parse_jitter(entries: Iterable[str]) -> dict[str, float]:

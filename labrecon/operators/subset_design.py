@@ -13,13 +13,17 @@ from labrecon.space import Space
 
 __all__ = ["SubsetDesign"]
 
+#: Share of an acquisition that is taken of what is not, while a gradient is asked for.
+FLOOR = 1e-6
+
 
 class SubsetDesign(Operator):
-    """``y = w · A(x)`` with ``k`` ones in ``w`` along an axis of the range: which data to take.
+    """``y = √w · A(x)`` with ``k`` ones in ``w`` along an axis of the range: which data to take.
 
-    The design ``members`` (size of the axis) says how much of each acquisition is taken. Learned by
-    gradient it is relaxed to ``0 ≤ w ≤ 1, Σ w = k`` ("relaxed"), or it is hard in the forward pass
-    with the derivative of the relaxed one ("straight-through", Bengio et al. 2013); in the end the
+    The design ``members`` (size of the axis) says how much of each acquisition is taken: a share
+    ``w`` of the time has ``w`` of the information, which the root gives where the noise stays.
+    Learned by gradient it is relaxed to ``0 ≤ w ≤ 1, Σ w = k`` ("relaxed"), or it is hard in the
+    forward pass with a derivative of 1 ("straight-through", Bengio et al. 2013); in the end the
     heaviest ``k`` are taken. `labrecon.learners.exchange` and `greedy` choose without gradients.
 
     What is not taken is 0 in the data and says nothing: a reconstruction ignores it.
@@ -72,12 +76,17 @@ class SubsetDesign(Operator):
 
     @property
     def weights(self) -> Tensor:
-        """``w``, to be broadcast against data."""
+        """``√w``, to be broadcast against data."""
         w = self.members
         if self.relaxation == "straight-through" and w.requires_grad:
             hard = torch.zeros_like(w).scatter(-1, w.detach().topk(self.k).indices, 1.0)
-            w = hard + (w - w.detach())
-        return w.reshape(-1, *[1] * self._trailing)
+            factor = hard + (w - w.detach())
+        elif w.requires_grad:
+            # The root's derivative is bounded, so that a member can come back from nothing.
+            factor = (w.clamp_min(0) + FLOOR).sqrt()
+        else:
+            factor = w.clamp_min(0).sqrt()
+        return factor.reshape(-1, *[1] * self._trailing)
 
     @property
     def chosen(self) -> Tensor:
@@ -109,7 +118,7 @@ class SubsetDesign(Operator):
         return torch.tensor(self._taken[0], device=device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``w · A(x)``."""
+        """``√w · A(x)``."""
         alone = self._alone()
         if alone is None:
             return self.weights * self.operator(x)
@@ -119,14 +128,14 @@ class SubsetDesign(Operator):
         return whole.index_copy(dim, self._index(y.device), y)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        """``Aᴴ(w · y)``."""
+        """``Aᴴ(√w · y)``."""
         alone = self._alone()
         if alone is None:
             return self.operator.adjoint(self.weights * y)
         return alone.adjoint(y.index_select(-1 - self._trailing, self._index(y.device)))
 
     def normal(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
-        """``Aᴴ w² W A x``, as the instrument computes it best."""
+        """``Aᴴ w W A x``, as the instrument computes it best."""
         alone = self._alone()
         if alone is not None and weights is None:
             return alone.normal(x)

@@ -148,9 +148,9 @@ def _drawing(instrument: Instrument, geometry: Any, values: Mapping[str, Tensor]
         axes = figure.subplots(1, len(given), squeeze=False)[0]
         for axis, (name, value) in zip(axes, given.items(), strict=True):
             axis.set_title(name)
-            flat = value.double().reshape(-1, value.shape[-1] if value.ndim else 1)
+            flat = value.double().reshape(-1, value.shape[-1] if value.ndim else 1).numpy()
             if value.ndim < 2:
-                axis.bar(np.arange(flat.numel()), flat.flatten(), width=1.0, color="k")
+                axis.bar(np.arange(flat.size), flat.flatten(), width=1.0, color="k")
             else:
                 axis.imshow(flat, aspect="auto", cmap="gray", interpolation="nearest")
     stream = io.BytesIO()

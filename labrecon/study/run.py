@@ -244,9 +244,6 @@ def _curves(
     found = {}
     metric = _metric(judged)
     for name, sizes in recipe.evaluation.robustness.items():
-        if name not in subject.operator.nuisances:
-            known = ", ".join(subject.operator.nuisances) or "none"
-            raise TrainingError(f"there is no nuisance {name!r} to be robust to; there is {known}")
         series = {
             each.title: robustness(order, subject, data, each, name, sizes, metric)
             for each in judged
@@ -327,20 +324,23 @@ def _write(order: Order, recipe: DesignRecipe, each: _Count, run: RunFolder) -> 
             f"the learned design can not be realised and is not exported ({rules}); design.json in "
             f"{folder} says by how much"
         )
-    if recipe.design.subset is not None:
-        return files
+    geometry: Any = subject.geometry
     try:
-        made = instrument.designed(subject.geometry, given)
+        made = instrument.designed(geometry, given)
         owner.write("geometry.json", made.model_dump_json())
         files.append(str((folder / "geometry.json").relative_to(run.path)))
     except ValueError as error:
         order.warnings.append(f"geometry.json is not written: {error}")
+    else:
+        if recipe.design.subset is not None:
+            # What is chosen is in the geometry now.
+            geometry, given = made, {}
     if not instrument.exporters:
         order.warnings.append(f"{instrument.name} has no exporter: only design.json is written")
     for name, exporter in instrument.exporters.items():
         before = set(folder.iterdir())
         try:
-            resolve(exporter)(subject.geometry, given, folder / name)
+            resolve(exporter)(geometry, given, folder / name)
         except ValueError as error:
             order.warnings.append(f"the exporter {name} writes nothing: {error}")
         files += [str(path.relative_to(run.path)) for path in set(folder.iterdir()) - before]

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from labrecon.instrument import Exporter, Instrument, ReaderError, Scan
+from labrecon.io.atomic import write_file
 from labrecon.noise import Noise
 from labrecon.operator import Operator
 from labrecon_ct.designs import usual_angles, usual_members, with_views
@@ -182,6 +183,16 @@ class CTInstrument(Instrument):
         axis, _, k = design.partition(":")
         return usual_members(geometry, int(k)) if axis == "angle" and k else {}
 
+    def designed(self, geometry: Any, designs: Mapping[str, Tensor]) -> CTGeometry:
+        """With learned angles; or with the chosen views of ``members``, and their dose."""
+        if "members" not in designs:
+            made: CTGeometry = super().designed(geometry, designs)
+            return made
+        chosen = (designs["members"] > 0.5).nonzero()[:, 0].tolist()
+        dose = geometry.dose and tuple(geometry.dose[i] for i in chosen)
+        angles = tuple(geometry.angles[i] for i in chosen)
+        return CTGeometry.model_validate({**dict(geometry), "angles": angles, "dose": dose})
+
     def budget(self, geometry: Any, designs: Mapping[str, Tensor]) -> Mapping[str, str]:
         """Views, and the dose in units of that of one view."""
         members = designs.get("members")
@@ -218,4 +229,5 @@ def export_angles(geometry: BaseModel, design: Mapping[str, Tensor], path: Path)
     lines = ["view,angle_deg" + (",dose" if dose is not None else "")]
     for i, angle in enumerate(degrees):
         lines.append(f"{i},{angle:.6f}" + (f",{float(dose[i]):.6g}" if dose is not None else ""))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    target = path if path.suffix else path.with_suffix(".csv")
+    write_file(target, "\n".join(lines) + "\n", force=True)

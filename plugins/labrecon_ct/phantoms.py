@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from labrecon_ct.geometry import CTGeometry
 
-__all__ = ["random_objects", "shepp_logan"]
+__all__ = ["aligned_bars", "discs", "random_objects", "shepp_logan"]
 
 #: Line integral through the middle of a body, where absorption contrast is near its best.
 THICKNESS = 1.5
@@ -47,6 +48,66 @@ def random_objects(geometry: CTGeometry, n: int, generator: torch.Generator) -> 
     The line integral through a whole body is about 1.5, as a sensible exposure has it.
     """
     return torch.stack([_body(geometry, generator) for _ in range(n)])
+
+
+def aligned_bars(
+    geometry: CTGeometry,
+    n: int,
+    generator: torch.Generator,
+    *,
+    direction: float = math.radians(25),
+    spread: float = math.radians(3),
+) -> Tensor:
+    """Long bars ``(n, y, x)`` in 1/mm that lie nearly one way, as fibres and laminates do.
+
+    Which views are worth taking then depends on their direction.
+
+    Args:
+        geometry: two-dimensional.
+        n: how many objects.
+        generator: of the bars.
+        direction: of the bars in rad.
+        spread: standard deviation of their directions.
+    """
+    x, y, pixel = _grid(geometry)
+
+    def bar() -> Tensor:
+        at = torch.rand(2, generator=generator) - 0.5
+        length = 0.25 + 0.2 * torch.rand((), generator=generator)
+        width = 0.03 + 0.05 * torch.rand((), generator=generator)
+        turn = direction + spread * float(torch.randn((), generator=generator))
+        dx, dy = x - at[0], y - at[1]
+        along = (dx * math.cos(turn) + dy * math.sin(turn)).abs() - length
+        across = (dy * math.cos(turn) - dx * math.sin(turn)).abs() - width
+        return _soft(torch.maximum(along, across), pixel)
+
+    return _scattered(geometry, n, generator, bar)
+
+
+def discs(geometry: CTGeometry, n: int, generator: torch.Generator) -> Tensor:
+    """Discs ``(n, y, x)`` in 1/mm: no direction is worth more than another."""
+    x, y, pixel = _grid(geometry)
+
+    def disc() -> Tensor:
+        at = torch.rand(2, generator=generator) - 0.5
+        radius = 0.12 + 0.28 * float(torch.rand((), generator=generator))
+        return _soft(torch.hypot(x - at[0], y - at[1]) - radius, pixel)
+
+    return _scattered(geometry, n, generator, disc)
+
+
+def _scattered(
+    geometry: CTGeometry, n: int, generator: torch.Generator, draw: Callable[[], Tensor]
+) -> Tensor:
+    """Four shapes per object, of attenuations between 0.3 and 1 of that of a body."""
+    made = []
+    for _ in range(n):
+        image = torch.zeros(geometry.volume_shape)
+        for _ in range(4):
+            value = 0.3 + 0.7 * float(torch.rand((), generator=generator))
+            image = torch.maximum(image, value * draw())
+        made.append(image * _attenuation(geometry))
+    return torch.stack(made)
 
 
 def _body(geometry: CTGeometry, generator: torch.Generator) -> Tensor:
