@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from labrecon.operator import Operator
 from labrecon.prior import ImplicitPriorError, NotInvertibleError, Prior
 from labrecon.problem import Problem, SolverError
 from labrecon.schedule import Schedule, pick
@@ -128,6 +129,14 @@ class Solver(nn.Module):
         """The reconstruction held by a state."""
         x: Tensor = state.x
         return x
+
+    def calibrated(self, problem: Problem, state: Any) -> Operator:
+        """The operator that the estimate belongs to: with nuisances that were estimated beside it.
+
+        By default the problem's own. What it predicts of the estimate is what a report compares
+        with the data.
+        """
+        return problem.operator
 
     def inverse(self, problem: Problem, state: Any) -> State:
         """The state from which `step` leads to ``state``, for memory-efficient learning.

@@ -281,7 +281,7 @@ def run(task: Task, watcher: Watcher | None = None, begun: Solution | None = Non
 def judge(task: Task, solution: Solution) -> Outcome:
     """The prediction of a solution, and its residual against the data."""
     with _explained(task.plan.title):
-        predicted = task.problem.operator(solution.x)
+        predicted = task.solver.calibrated(task.problem, solution.state)(solution.x)
         return Outcome(task, solution, predicted, assess(task.problem, predicted))
 
 

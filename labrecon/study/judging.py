@@ -16,6 +16,7 @@ from labrecon.learners.samples import sample_generator
 from labrecon.learners.supervised import default_metrics, simulated
 from labrecon.operator import Operator
 from labrecon.problem import Problem
+from labrecon.study.recipe import DesignRecipe
 from labrecon.study.subject import Subject, Values
 from labrecon.train.classical import solved, tuned
 from labrecon.train.data import TrainingData
@@ -86,7 +87,11 @@ def judge(
     draws: Sequence[Values],
     shown: int,
 ) -> Judged:
-    """Metrics of all draws of a design; the prior's weight is found on training objects."""
+    """Metrics of all draws of a design; the prior's weight is found on training objects.
+
+    Where designs are learned with jitter, the weight is found with it, too: a lab that knows its
+    instrument to be off reconstructs accordingly.
+    """
     metrics, estimates, weight, method = [], [], None, ""
     for number, values in enumerate(draws):
         operator = with_designs(subject.operator, values)
@@ -154,22 +159,25 @@ def _problems(
     samples = data.validation if held else data.train
     count = len(samples) if held else min(order.recipe.classical.objects, len(samples))
     problems = []
+    recipe = order.recipe
+    assert isinstance(recipe, DesignRecipe)
+    jitter = Jitter(operator, recipe.design.jitter)
+    off = off or {}
     size = order.recipe.config.batch_size
     for begin in range(0, count, size):
         batch = samples.batch(range(begin, min(begin + size, count)), -1)
         x = batch.objects.to(order.device)
         with torch.no_grad():
-            if not off:
+            if not off and (held or not jitter.deviations):
                 problems.append(
                     simulated(x, batch.generators, operator, subject.noise, subject.noise)
                 )
                 continue
-            jitter = Jitter(operator, {})
             data_ = []
             for i, (one, generator) in enumerate(zip(x, batch.generators, strict=True)):
                 where = sample_generator(order.recipe.seed, begin + i, -11)
-                moved = operator.at(**jitter.displaced(off, where))
-                data_.append(subject.noise.sample(moved(one), generator))
+                moved = jitter.displaced(off, where) if held else jitter.draw(where)
+                data_.append(subject.noise.sample(operator.at(**moved)(one), generator))
             problems.append((Problem(operator, torch.stack(data_), subject.noise), x))
     return problems
 

@@ -313,7 +313,7 @@ def _write(order: Order, recipe: DesignRecipe, each: _Count, run: RunFolder) -> 
         "designs": {name: value.tolist() for name, value in given.items()},
         "chosen": chosen,
         "violations": broken,
-        "budget": dict(instrument.budget(subject.geometry, given)),
+        "budget": _budget(order, subject, given),
     }
     owner = RunFolder(folder)
     owner.write("design.json", dumps(told))
@@ -331,6 +331,8 @@ def _write(order: Order, recipe: DesignRecipe, each: _Count, run: RunFolder) -> 
         files.append(str((folder / "geometry.json").relative_to(run.path)))
     except ValueError as error:
         order.warnings.append(f"geometry.json is not written: {error}")
+        if recipe.design.subset is not None:
+            return files
     else:
         if recipe.design.subset is not None:
             # What is chosen is in the geometry now.
@@ -345,6 +347,15 @@ def _write(order: Order, recipe: DesignRecipe, each: _Count, run: RunFolder) -> 
             order.warnings.append(f"the exporter {name} writes nothing: {error}")
         files += [str(path.relative_to(run.path)) for path in set(folder.iterdir()) - before]
     return sorted(files)
+
+
+def _budget(order: Order, subject: Subject, given: Values) -> dict[str, str]:
+    try:
+        return dict(order.instrument.budget(subject.geometry, given))
+    except (KeyError, ValueError) as error:
+        # A lab's own words must not cost the design.
+        order.warnings.append(f"the budget is not told: {type(error).__name__}: {error}")
+        return {}
 
 
 def _page(

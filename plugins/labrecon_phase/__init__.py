@@ -9,8 +9,11 @@ LABRECON_CONTRACT = (1, 0)
 
 @hookimpl
 def labrecon_instruments() -> dict[str, str]:
-    """The microscope; nothing heavy is imported before it is used."""
-    return {"phase": "labrecon_phase.instrument:PhaseInstrument"}
+    """Microscope and hologram; nothing heavy is imported before it is used."""
+    return {
+        "holography": "labrecon_phase.holography_instrument:HolographyInstrument",
+        "phase": "labrecon_phase.instrument:PhaseInstrument",
+    }
 
 
 @hookimpl
@@ -18,6 +21,7 @@ def labrecon_operators() -> dict[str, str]:
     """Partially coherent imaging, and its first order for weak objects."""
     return {
         "abbe": "labrecon_phase.abbe:AbbeImaging",
+        "off-axis-hologram": "labrecon_phase.holography:OffAxisHologram",
         "weak-object": "labrecon_phase.weak_object:WeakObject",
     }
 

@@ -31,7 +31,8 @@ class AbbeImaging(Microscope):
     window that holds it is transformed. The field of an LED serves all exposures.
 
     The domain is ``φ`` (y, x); ``(φ, a)`` (component, y, x); or the complex transmission (y, x), as
-    ``geometry.sample`` says. The range is (exposure, y, x).
+    ``geometry.sample`` says. The range is (exposure, y, x). A nuisance besides those of
+    `Microscope` is ``background``, the stray light ``b_j``.
 
     Args:
         geometry: the acquisition.
@@ -45,6 +46,7 @@ class AbbeImaging(Microscope):
     """
 
     linear = False
+    background: Tensor
 
     def __init__(
         self,
@@ -60,6 +62,8 @@ class AbbeImaging(Microscope):
             "field": Space(shape, dtype.to_complex(), ("y", "x")),
         }
         super().__init__(geometry, kinds[geometry.sample], dtype)
+        background = torch.tensor(geometry.background or [0.0] * geometry.exposures, dtype=dtype)
+        self.nuisance("background", background)
         self.budget = budget
         reach = geometry.na / geometry.wavelength + self.rim / 2
         self.size = self.window(reach)
@@ -190,7 +194,8 @@ class AbbeImaging(Microscope):
         from labrecon_phase.tangent import Tangent
 
         size = len(self.leds) * self._field_bytes(self.domain.batch(x))
-        if size > 4 * self.budget or torch.is_grad_enabled():
+        moves = x.requires_grad or any(value.requires_grad for value in self.parameters())
+        if size > 4 * self.budget or (moves and torch.is_grad_enabled()):
             return super().linearize(x)
         return Tangent(self, x)
 

@@ -40,7 +40,7 @@ DESIGN: dict[str, Any] = {
     "fit": {"steps": 80, "batch_size": 4, "learning_rate": 1e-2},
     "design": {"names": ["patterns"], "starts": 3},
     "classical": {
-        "solver": {"name": "gauss-newton", "iterations": 8, "start": "initial"},
+        "solver": {"name": "gauss-newton", "iterations": 6, "start": "initial"},
         "prior": {"name": "tikhonov", "relative_weight": 1e-4},
     },
     "evaluation": {"robustness": {"led_shift": [0.0, 0.25, 0.5, 1.0]}},
@@ -168,8 +168,17 @@ class PhaseInstrument(Instrument):
             "tv": tv,
             "compare": {**tv, "compare": [{"title": "Tikhonov", "solver": {"name": "direct"}}]},
             "nonlinear": {"solver": newton, "prior": ridge},
-            "fpm": {"solver": newton, "prior": ridge},
-            "fpm-calibrated": {"solver": {**newton, "nuisances": nuisances}, "prior": ridge},
+            # No prior: a relative weight is a fraction of the gradient at zero, where it vanishes.
+            "fpm": {"solver": {**newton, "iterations": 6}},
+            "fpm-calibrated": {
+                "solver": {
+                    **newton,
+                    "iterations": 6,
+                    "inner": 5,
+                    "after": 1,
+                    "nuisances": nuisances,
+                }
+            },
             "demo": {"solver": newton, "prior": ridge},
             "design": DESIGN,
         }

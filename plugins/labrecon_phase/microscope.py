@@ -19,7 +19,7 @@ class Microscope(Operator):
     """Base of `AbbeImaging` and `WeakObject`.
 
     Designs: ``patterns`` (exposure, led). Nuisances: ``led_shift`` (x, y) in mm, ``led_rotation``
-    in degrees, ``led_height`` in mm, ``zernike`` in rad, and ``background`` per exposure.
+    in degrees, ``led_height`` in mm, and ``zernike`` in rad.
 
     Args:
         geometry: the acquisition.
@@ -32,7 +32,6 @@ class Microscope(Operator):
     led_rotation: Tensor
     led_height: Tensor
     zernike: Tensor
-    background: Tensor
     patterns: Tensor
 
     def __init__(self, geometry: PhaseGeometry, domain: Space, dtype: torch.dtype) -> None:
@@ -47,10 +46,8 @@ class Microscope(Operator):
         self.nuisance("led_rotation", torch.tensor(geometry.led_rotation, dtype=torch.float64))
         self.nuisance("led_height", torch.tensor(geometry.led_height, dtype=torch.float64))
         coefficients = torch.zeros(ZERNIKES, dtype=torch.float64)
-        coefficients[: len(geometry.aberration)] = torch.tensor(geometry.aberration).double()
+        coefficients[: len(geometry.aberration)] = coefficients.new_tensor(geometry.aberration)
         self.nuisance("zernike", coefficients)
-        background = torch.tensor(geometry.background or [0.0] * geometry.exposures)
-        self.nuisance("background", background.to(dtype))
         patterns = geometry.patterns.tensor(dtype)
         self.design("patterns", patterns, LEDPatterns(self._allowed(), geometry.levels))
 

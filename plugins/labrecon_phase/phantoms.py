@@ -24,7 +24,8 @@ def random_cells(geometry: PhaseGeometry, n: int, generator: torch.Generator) ->
     phases = phases - phases.mean((-2, -1), keepdim=True)
     if geometry.sample == "phase":
         return phases
-    absorption = -0.15 * torch.stack([_cells(geometry.object_shape, generator) for _ in range(n)])
+    thickness = torch.stack([_cells(geometry.object_shape, generator) for _ in range(n)])
+    absorption = -0.15 * thickness.clamp_min(0)
     if geometry.sample == "absorbing":
         return torch.stack([phases, absorption], -3)
     return torch.polar(absorption.exp(), phases)

@@ -84,10 +84,11 @@ class Tangent(Linearized):
         """The transpose of what leads from intensities to the camera."""
         own = self.operator
         like = y.new_zeros(*y.shape[:-2], *own.grid)
+        differentiable = torch.is_grad_enabled()
         with torch.enable_grad():
             like.requires_grad_()
             made = own.on_camera(like)
             if made is like:
                 return y
-            (back,) = torch.autograd.grad(made, like, y)
+            (back,) = torch.autograd.grad(made, like, y, create_graph=differentiable)
         return back

@@ -63,6 +63,7 @@ class WeakObject(Microscope):
         self.tikhonov = float(tikhonov)
         self._kernels: tuple[Tensor, Tensor, Tensor] | None = None
         self._of: tuple[Tensor, ...] = ()
+        self._made: tuple[tuple[Tensor, ...], tuple[Tensor, Tensor]] | None = None
         dark = (geometry.patterns.tensor() * self._bright(geometry.na)).sum(1) == 0
         if bool(dark.any()):
             raise InfeasibleError(
@@ -91,11 +92,9 @@ class WeakObject(Microscope):
 
     def _bright_kernels(self) -> tuple[Tensor, Tensor, Tensor]:
         """Those of all LEDs within the aperture; kept while the nuisances stay as they are."""
-        moved = (self.led_shift, self.led_rotation, self.led_height, self.zernike)
+        moved = (self.leds, self.led_shift, self.led_rotation, self.led_height, self.zernike)
         learned = any(value.requires_grad for value in moved)
-        same = len(self._of) == len(moved) and all(
-            a.shape == b.shape and torch.equal(a, b) for a, b in zip(self._of, moved, strict=True)
-        )
+        same = _same(self._of, moved)
         if self._kernels is not None and same and not learned:
             return self._kernels
         made = self._pair(self.frequencies()[self._inside()])
@@ -111,7 +110,23 @@ class WeakObject(Microscope):
         return radius <= cut * (1 + 4e-7) + self.rim / 2
 
     def transfer(self) -> tuple[Tensor, Tensor]:
-        """``H_φ`` and ``H_a`` (exposure, y, x), in the order of `torch.fft.fft2`."""
+        """``H_φ`` and ``H_a`` (exposure, y, x), in the order of `torch.fft.fft2`.
+
+        Kept while patterns and nuisances stay as they are and nothing asks for their gradients.
+        """
+        given = (self.patterns, *self._moved())
+        if any(value.requires_grad for value in given):
+            return self._transfer()
+        known = self._made
+        if known is None or not _same(known[0], given):
+            known = tuple(value.detach().clone() for value in given), self._transfer()
+            self._made = known
+        return known[1]
+
+    def _moved(self) -> tuple[Tensor, ...]:
+        return self.led_shift, self.led_rotation, self.led_height, self.zernike
+
+    def _transfer(self) -> tuple[Tensor, Tensor]:
         inside = self._inside()
         weights = self.patterns[:, inside]
         count = int(inside.sum())
@@ -136,9 +151,10 @@ class WeakObject(Microscope):
 
     def _on_grid(self, inside: Tensor) -> bool:
         """Whether all LEDs lie on the spectrum's grid, so that sums are correlations."""
-        with torch.no_grad():
-            steps = self._steps(inside)
-            return bool(((steps - steps.round()).abs() < 1e-6).all())
+        steps = self._steps(inside)
+        if steps.requires_grad:  # rounding would lose the derivative
+            return False
+        return bool(((steps - steps.round()).abs() < 1e-6).all())
 
     def _correlated(self, inside: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows, columns = self.geometry.object_shape
@@ -268,6 +284,13 @@ class WeakObject(Microscope):
     def initial(self, y: Tensor) -> Tensor:
         """Tikhonov's solution, in closed form where frequencies do not fold."""
         return self.solve(self.adjoint(y), self.tikhonov)
+
+
+def _same(known: tuple[Tensor, ...], given: tuple[Tensor, ...]) -> bool:
+    return len(known) == len(given) and all(
+        a.shape == b.shape and a.device == b.device and torch.equal(a, b)
+        for a, b in zip(known, given, strict=True)
+    )
 
 
 def _mixed(
