@@ -345,6 +345,7 @@ def test_interrupt_and_resume(monkeypatch, toy_host, toy_scan, out):
     assert resumed.warnings == []
 
 
+@pytest.mark.slow
 def test_interrupt_in_a_comparison(monkeypatch, toy_host, toy_scan, out):
     recipe = {
         "solver": {"name": "cg", "iterations": 60, "tolerance": 1e-3},

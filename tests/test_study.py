@@ -180,6 +180,7 @@ def test_the_same_command_does_nothing_more(study, tmp_path) -> None:
         study("design.rounds=3")
 
 
+@pytest.mark.slow
 def test_several_numbers_and_the_report(study, tmp_path) -> None:
     result = study("design.rounds=20", "design.starts=1", exposures=[2, 4], drawn=True)
     assert [each["exposures"] for each in result.summary["designs"]] == [2, 4]
@@ -197,6 +198,7 @@ def test_gradients_learn_with_jitter_and_criteria_without_objects(study, tmp_pat
     assert sum(read(tmp_path / "study/design.json")["designs"]["rows"]) == 4
 
 
+@pytest.mark.slow
 def test_a_criterion(study, tmp_path) -> None:
     overrides = ('design.method="gradient"', 'learner.name="fisher"', 'fit.optimiser="sgd"')
     told = study(*overrides).summary["designs"][0]

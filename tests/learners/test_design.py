@@ -52,6 +52,7 @@ def test_the_derivative_is_that_of_the_whole_experiment() -> None:
         assert float(gradient[i]) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_time_goes_where_objects_vary() -> None:
     """Tikhonov with the objects' own prior: reverse water-filling gives more to what varies more.
 

@@ -81,12 +81,12 @@ def test_traces_come_out_on_average() -> None:
             Gaussian(SIGMA),
             criterion=criterion,  # type: ignore[arg-type]
             rho=RHO,
-            probes=3000,
+            probes=500,
             tolerance=1e-10,
         )
         with torch.no_grad():
             value = learner.value(x, torch.Generator().manual_seed(0))
-        assert float(value) == pytest.approx(exact, rel=0.03)
+        assert float(value) == pytest.approx(exact, rel=0.08)
 
 
 def test_the_learned_slope_design_is_the_textbook_one() -> None:

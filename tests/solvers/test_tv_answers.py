@@ -75,6 +75,7 @@ def scan(n: int = 32) -> tuple[np.ndarray, np.ndarray, Problem]:
     return data.numpy()[None], mask.numpy().astype(float), Problem(operator, data)
 
 
+@pytest.mark.slow
 def test_isotropic_complex_tv_against_cvxpy() -> None:
     import cvxpy
 
@@ -109,6 +110,7 @@ class SigpysTV(Prior):
         return [(FiniteDifference(domain, boundary="periodic"), L1(0.02))]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_sigpys_total_variation_reconstruction() -> None:
     from sigpy.mri.app import TotalVariationRecon

@@ -92,6 +92,7 @@ def test_half_turn_that_passes_360_degrees(start: float) -> None:
     assert centre(scan).geometry.centre_offset == pytest.approx(3.0, abs=0.1)
 
 
+@pytest.mark.slow
 def test_half_acquisition_reconstructs_the_wider_field() -> None:
     scan = simulated(arc=TURN, views=360, offset=40.0, size=208, beam=1e6, seed=6)
     blind = unaware(scan)

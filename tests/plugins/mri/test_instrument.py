@@ -76,7 +76,7 @@ def test_every_dotted_path_leads_somewhere() -> None:
     assert found.get("instruments", "mri") is MRIInstrument
 
 
-@pytest.mark.parametrize("name", MRI.recipes())
+@pytest.mark.parametrize("name", [name for name in MRI.recipes() if name != "design"])
 def test_recipes_are_valid(name: str) -> None:
     assert load_recipe(name, MRI).prepare[0].step in MRI.steps
 

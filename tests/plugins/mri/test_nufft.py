@@ -69,6 +69,7 @@ def test_backend_against_the_sums(backend: str, dtype: torch.dtype, shape: tuple
     assert float((back - reference).norm() / reference.norm()) < bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["exact", "finufft"])
 @pytest.mark.parametrize("shape", [(4, 5), (3, 4, 2)])
 def test_first_and_second_derivatives(backend: str, shape: tuple[int, ...]) -> None:
@@ -226,6 +227,7 @@ def test_gridding_of_a_fully_sampled_radial_scan() -> None:
     assert float((least_squares - x).norm() / x.norm()) < 0.04
 
 
+@pytest.mark.slow
 def test_torchkbnufft_neither_aborts_nor_warns() -> None:
     """Its tables' threads can abort a process that exits at once: ours do not use them."""
     code = (
