@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from pathlib import Path
 
 import jinja2
@@ -12,7 +13,7 @@ from labrecon.plugins import Host
 from labrecon.report.data import ReportData
 from labrecon.report.sections import SECTIONS, Section
 
-__all__ = ["environment", "render"]
+__all__ = ["environment", "page_or_warning", "render"]
 
 
 def render(data: ReportData, host: Host) -> str:
@@ -40,6 +41,20 @@ def environment() -> jinja2.Environment:
     """Jinja with the templates beside this file; everything is escaped unless marked safe."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True)
+
+
+def page_or_warning(make: Callable[[], str], warnings: list[str]) -> str:
+    """A page; or, as a picture that can not be drawn must not cost the result, one that says so.
+
+    Args:
+        make: renders the page.
+        warnings: are added to.
+    """
+    try:
+        return make()
+    except Exception as error:
+        warnings.append(f"the report could not be made: {type(error).__name__}: {error}")
+        return f"<!doctype html><title>labrecon</title><p>{html.escape(warnings[-1])}</p>"
 
 
 def _tiles(data: ReportData) -> list[tuple[str, str, str]]:

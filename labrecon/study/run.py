@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labrecon.errors import Interrupted, ObjectsError, OutputError, TrainingError
+from labrecon.errors import ObjectsError, OutputError, TrainingError
 from labrecon.instrument import Instrument
-from labrecon.io.atomic import explain
 from labrecon.io.plain import dumps, plain
 from labrecon.io.provenance import collect, hash_inputs
 from labrecon.plugins import Host, resolve
+from labrecon.report.page import page_or_warning
 from labrecon.report.study import CountReport, StudyReport, render_study
 from labrecon.report.training import SHOWN
 from labrecon.stages import Watcher
@@ -130,36 +129,34 @@ def design(
     counts: list[int | None] = [*order.recipe.design.exposures] or [None]
     with order.clock("operator"):
         subjects = [subject_of(order, count) for count in counts]
+    with order.clock("objects"):
+        measured = [_data(order, subject) for subject in subjects]
     facts = {
         "instrument": order.instrument.name,
         "geometry": order.geometry.model_dump(mode="json"),
+        "objects": [data.digest for data in measured],
         "study": "design",
     }
     run = RunFolder.open(out, order.recipe.plain(), facts)
     if run.done:
         told = run.provenance()
         return StudyResult(out, _summary(out, told), told.get("warnings", []), already_done=True)
-    with run.locked():
-        try:
-            return _carry_out(order, order.recipe, subjects, run)
-        except KeyboardInterrupt as error:
-            raise Interrupted(
-                f"interrupted; the same command goes on with the study in {out}", out
-            ) from error
-        except OSError as error:
-            raise OutputError(f"{explain(out, error)}; then the same command goes on") from error
+    with run.at_work():
+        return _carry_out(order, order.recipe, subjects, measured, run)
 
 
 def _carry_out(
-    order: Order, recipe: DesignRecipe, subjects: list[Subject], run: RunFolder
+    order: Order,
+    recipe: DesignRecipe,
+    subjects: list[Subject],
+    measured: list[TrainingData],
+    run: RunFolder,
 ) -> StudyResult:
-    studied, data = [], None
-    for subject in subjects:
+    studied = []
+    for subject, data in zip(subjects, measured, strict=True):
         order.warnings += subject.warnings
-        with order.clock("objects"):
-            data = _data(order, subject)
         studied.append(_study(order, recipe, subject, data, run))
-    assert data is not None
+    data = measured[0]
     order.warnings += data.warnings
     with order.clock("export"):
         written = [_write(order, recipe, each, run) for each in studied]
@@ -392,13 +389,7 @@ def _page(
         counts,
         order.warnings,
     )
-    # A picture that can not be drawn must not cost the design.
-    try:
-        return render_study(report)
-    except Exception as error:
-        order.warnings.append(f"the report could not be made: {type(error).__name__}: {error}")
-        told = html.escape(order.warnings[-1])
-        return f"<!doctype html><title>labrecon</title><p>{told}</p>"
+    return page_or_warning(lambda: render_study(report), order.warnings)
 
 
 def _summary(out: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:

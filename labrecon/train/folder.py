@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labrecon import tomlfile
-from labrecon.errors import OutputError, RecipeError
+from labrecon.errors import Interrupted, OutputError, RecipeError
 from labrecon.io.atomic import explain, write_file, write_text
 from labrecon.io.plain import brief, dumps
 
@@ -125,6 +125,25 @@ class RunFolder:
             stream.write(str(os.getpid()))
             stream.flush()
             yield
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Locked; what stops the work is told with what to do about it.
+
+        Raises:
+            Interrupted: Ctrl-C.
+            OutputError: another process is at work here, or a file can not be written.
+        """
+        with self.locked():
+            try:
+                yield
+            except KeyboardInterrupt as error:
+                raise Interrupted(
+                    f"interrupted; the same command goes on with the run in {self.path}", self.path
+                ) from error
+            except OSError as error:
+                told = explain(self.path, error)
+                raise OutputError(f"{told}; then the same command goes on") from error
 
     def write(self, name: str, text: str) -> None:
         """Write a file of the run, whole or not at all.

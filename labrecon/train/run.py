@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import math
 import os
 import time
@@ -16,16 +15,9 @@ import torch
 from torch import Tensor
 
 from labrecon import stages
-from labrecon.errors import (
-    Interrupted,
-    LabreconError,
-    ObjectsError,
-    OutputError,
-    TrainingError,
-)
+from labrecon.errors import LabreconError, ObjectsError, TrainingError
 from labrecon.fitting.processes import Processes
 from labrecon.instrument import Instrument
-from labrecon.io.atomic import explain
 from labrecon.io.checkpoints import CheckpointFolder
 from labrecon.io.logs import CsvLog, TensorBoardLog
 from labrecon.io.model import ModelCard, SavedModel, SpaceCard, save_model
@@ -37,6 +29,7 @@ from labrecon.noise import Noise
 from labrecon.operator import Operator
 from labrecon.plugins import Host
 from labrecon.reconstructor import Reconstructor
+from labrecon.report.page import page_or_warning
 from labrecon.report.parameters import learned
 from labrecon.report.training import SHOWN, Method, TrainingReport, render_training
 from labrecon.solver import solve
@@ -147,15 +140,8 @@ def train(
     if done:
         told = run.provenance()
         return TrainResult(out, _summary(out, told), told.get("warnings", []), already_done=True)
-    with run.locked():
-        try:
-            return _carry_out(order, data, operator, made, learner, run)
-        except KeyboardInterrupt as error:
-            raise Interrupted(
-                f"interrupted; the same command goes on with the run in {out}", out
-            ) from error
-        except OSError as error:
-            raise OutputError(f"{explain(out, error)}; then the same command goes on") from error
+    with run.at_work():
+        return _carry_out(order, data, operator, made, learner, run)
 
 
 def _data(order: Order, operator: Operator, noise: Noise) -> TrainingData:
@@ -420,13 +406,7 @@ def _page(
         after,
         order.warnings,
     )
-    # A picture that can not be drawn must not cost the network.
-    try:
-        return render_training(report)
-    except Exception as error:
-        order.warnings.append(f"the report could not be made: {type(error).__name__}: {error}")
-        told = html.escape(order.warnings[-1])
-        return f"<!doctype html><title>labrecon</title><p>{told}</p>"
+    return page_or_warning(lambda: render_training(report), order.warnings)
 
 
 def _read_log(path: Path) -> list[dict[str, float]]:
