@@ -29,6 +29,16 @@ __all__ = [
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Debug = Annotated[bool, typer.Option("-v", "--debug", help="Show tracebacks of errors.")]
+Objects = Annotated[
+    Path | None,
+    typer.Option(help="Folder of images, TIFF, HDF5, NumPy, NIfTI [simulated objects]."),
+]
+GeometryFile = Annotated[
+    Path | None, typer.Option(help="JSON of the acquisition [the instrument's example].")
+]
+MeasuredScan = Annotated[
+    Path | None, typer.Option(help="A measured file, whose geometry is taken.")
+]
 Device = Annotated[
     str, typer.Option(help="Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1.")
 ]

@@ -8,7 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from labrecon import progress
-from labrecon.commands import Debug, Device, Json, print_json, print_rows
+from labrecon.commands import (
+    Debug,
+    Device,
+    GeometryFile,
+    Json,
+    MeasuredScan,
+    Objects,
+    print_json,
+    print_rows,
+)
 from labrecon.errors import RecipeError
 
 __all__ = ["design"]
@@ -23,10 +32,7 @@ def design(
         str | None,
         typer.Option(help="Number of acquisitions, or several: 1,2,4 [the geometry's own]."),
     ] = None,
-    objects: Annotated[
-        Path | None,
-        typer.Option(help="Folder of images, TIFF, HDF5, NumPy, NIfTI [simulated objects]."),
-    ] = None,
+    objects: Objects = None,
     jitter: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=SIZE", help="Learn for a nuisance that is off by so much."),
@@ -41,12 +47,8 @@ def design(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override, as in design.starts=5."),
     ] = None,
-    geometry: Annotated[
-        Path | None, typer.Option(help="JSON of the acquisition [the instrument's example].")
-    ] = None,
-    scan: Annotated[
-        Path | None, typer.Option(help="A measured file, to design for its geometry.")
-    ] = None,
+    geometry: GeometryFile = None,
+    scan: MeasuredScan = None,
     device: Device = "auto",
     as_json: Json = False,
     debug: Debug = False,

@@ -9,7 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from labrecon import progress
-from labrecon.commands import Debug, Device, Json, print_json, print_rows
+from labrecon.commands import (
+    Debug,
+    Device,
+    GeometryFile,
+    Json,
+    MeasuredScan,
+    Objects,
+    print_json,
+    print_rows,
+)
 
 __all__ = ["train"]
 
@@ -22,10 +31,7 @@ def train(
     network: Annotated[
         str | None, typer.Option("-n", "--network", help="Network [the recipe's: unrolled].")
     ] = None,
-    objects: Annotated[
-        Path | None,
-        typer.Option(help="Folder of images, TIFF, HDF5, NumPy, NIfTI [simulated objects]."),
-    ] = None,
+    objects: Objects = None,
     scans: Annotated[
         Path | None, typer.Option(help="Folder of measured scans, paired with objects by name.")
     ] = None,
@@ -36,12 +42,8 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override, as in fit.epochs=20."),
     ] = None,
-    geometry: Annotated[
-        Path | None, typer.Option(help="JSON of the acquisition [the instrument's example].")
-    ] = None,
-    scan: Annotated[
-        Path | None, typer.Option(help="A measured file, to train for its geometry.")
-    ] = None,
+    geometry: GeometryFile = None,
+    scan: MeasuredScan = None,
     device: Device = "auto",
     as_json: Json = False,
     debug: Debug = False,
