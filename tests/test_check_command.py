@@ -122,6 +122,7 @@ def test_what_a_module_raises_is_told_with_its_place(labrecon, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_json_is_all_that_is_printed(labrecon, tmp_path):
     (tmp_path / "chatty.py").write_text(
         "from labrecon import Operator, Space\n"

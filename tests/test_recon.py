@@ -143,6 +143,7 @@ def test_report_that_can_not_be_drawn_costs_no_volume(monkeypatch, toy_host, toy
     assert "an empty picture" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "failure", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full"), MemoryError()]
 )

@@ -67,6 +67,7 @@ def test_a_weight_per_sample_spares_a_region() -> None:
     assert float(u[:, 5:].std()) < 0.6 * float(x[:, 5:].std())
 
 
+@pytest.mark.slow
 def test_tgv_of_an_affine_image_is_zero() -> None:
     i, j = torch.meshgrid(torch.arange(8, dtype=F64), torch.arange(7, dtype=F64), indexing="ij")
     plane = 0.3 * i - 0.5 * j + 2

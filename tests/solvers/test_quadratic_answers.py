@@ -63,6 +63,7 @@ def test_weighted_tikhonov_has_its_closed_form(make, iterations: int) -> None:
     torch.testing.assert_close(x, closed_form(a, y, w / sigma**2, 0.3), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
     [FISTA(prior=None), ADMM(prior=None), PDHG(prior=None)],

@@ -226,6 +226,7 @@ class Handle(Good):
         return HANDLES[self.number] * super().forward(x)
 
 
+@pytest.mark.slow
 def test_pickling_is_tried_in_another_process(monkeypatch):
     # Tests are no importable modules; there, the class is found under another name.
     monkeypatch.setattr(Handle, "__module__", "good")

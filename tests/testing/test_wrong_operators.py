@@ -675,6 +675,7 @@ def test_there_are_enough_of_them():
     assert len(CASES) >= 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [

@@ -27,6 +27,7 @@ def unaware(scan):
     return rings(bad_pixels(flat_field(zingers(scan))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arc", "offset", "options"),
     [

@@ -162,6 +162,7 @@ def test_conformance_of_the_radial_model() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::labrecon.networks.fixed_point.ConvergenceWarning")
 @pytest.mark.parametrize(
     "name", [n for n in host().names("networks") if n not in ("lista", "alista")]
