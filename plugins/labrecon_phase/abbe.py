@@ -153,9 +153,11 @@ class AbbeImaging(Microscope):
             else:
                 parts.append(self._chunk(*given))
             places.append(lit)
-        if all(len(lit) == len(patterns) for lit in places):
+        if parts and all(len(lit) == len(patterns) for lit in places):
             return sum(parts[1:], parts[0])
-        total = parts[0].new_zeros(*lead, len(patterns), *self.grid)
+        total = patterns.new_zeros(*lead, len(patterns), *self.grid)
+        if not parts:
+            return total
         return total.index_add(-3, torch.cat(places), torch.cat(parts, -3))
 
     def _field_bytes(self, lead: tuple[int, ...]) -> int:
@@ -170,7 +172,8 @@ class AbbeImaging(Microscope):
             return [(chunk, every) for chunk in order.split(length)]
         lit = patterns.detach() != 0
         found = []
-        for chunk in lit.any(0).nonzero()[:, 0].split(length):
+        used = lit.any(0).nonzero()[:, 0]
+        for chunk in used.split(length) if len(used) else ():
             found.append((chunk, lit[:, chunk].any(1).nonzero()[:, 0]))
         return found
 

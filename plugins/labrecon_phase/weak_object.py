@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -37,7 +39,8 @@ class WeakObject(Microscope):
         dtype: of the images.
 
     Raises:
-        InfeasibleError: an exposure lights no LED within the aperture, or the sample is a field.
+        InfeasibleError: an exposure lights no LED within the aperture, or the sample is a field, or
+            a given ``upsample`` is too small.
     """
 
     linear = True
@@ -71,6 +74,22 @@ class WeakObject(Microscope):
                 "fields have no contrast of first order; leave them out, or take data as "
                 "intensities (the model 'abbe')"
             )
+        self._require_room()
+
+    def _require_room(self) -> None:
+        """Raise where transfer functions reach beyond the object's grid, where they would wrap."""
+        geometry = self.geometry
+        with torch.no_grad():
+            inside = self.frequencies()[self._inside()].abs().amax(0).tolist()
+        for own, spacing in zip(inside, self.spacing, strict=True):
+            reach = own + geometry.na / geometry.wavelength
+            if reach > 1 / (2 * geometry.object_pixel) + spacing:
+                needed = math.ceil(2 * geometry.pixel * reach)
+                raise InfeasibleError(
+                    f"transfer functions reach to {reach:.4g}/µm, the object's grid to "
+                    f"{1 / (2 * geometry.object_pixel):.4g}/µm: take upsample = {needed}, or leave "
+                    "it out"
+                )
 
     # -- transfer functions --------------------------------------------------------------------
 
@@ -92,7 +111,7 @@ class WeakObject(Microscope):
 
     def _bright_kernels(self) -> tuple[Tensor, Tensor, Tensor]:
         """Those of all LEDs within the aperture; kept while the nuisances stay as they are."""
-        moved = (self.leds, self.led_shift, self.led_rotation, self.led_height, self.zernike)
+        moved = self._moved()
         learned = any(value.requires_grad for value in moved)
         same = _same(self._of, moved)
         if self._kernels is not None and same and not learned:
@@ -124,7 +143,7 @@ class WeakObject(Microscope):
         return known[1]
 
     def _moved(self) -> tuple[Tensor, ...]:
-        return self.led_shift, self.led_rotation, self.led_height, self.zernike
+        return self.leds, self.led_shift, self.led_rotation, self.led_height, self.zernike
 
     def _transfer(self) -> tuple[Tensor, Tensor]:
         inside = self._inside()

@@ -321,3 +321,11 @@ def test_half_circles_are_pairs() -> None:
         off = bright & (sine[:, axis] != 0)
         assert torch.equal((patterns[a] > 0) ^ (patterns[b] > 0), off)
         assert not bool(((patterns[a] > 0) & (sine[:, axis] <= 0)).any())
+
+
+def test_without_light_there_is_stray_light_alone() -> None:
+    geometry = microscope(background=(0.1, 0.2))
+    operator = AbbeImaging(geometry, dtype=F64)
+    dark = torch.zeros_like(operator.patterns)
+    y = operator(normal(*operator.domain.shape), patterns=dark)
+    torch.testing.assert_close(y.mean((-2, -1)), torch.tensor([0.1, 0.2], dtype=F64))

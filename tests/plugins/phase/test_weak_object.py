@@ -283,3 +283,24 @@ def test_dark_field_light_is_no_contrast_of_first_order() -> None:
     torch.testing.assert_close(weak(geometry)(x), weak(geometry.changed(patterns=bright))(x))
     empty = torch.ones(geometry.object_shape, dtype=torch.complex128)
     assert float(brute_force(geometry, empty)[0, 0, 0]) == pytest.approx(float(bright[0].sum()))
+
+
+def test_a_grid_that_is_too_coarse_is_refused() -> None:
+    """Where spectra would wrap around: pixels of 1 µm for transfer functions up to 1/µm."""
+    coarse = microscope(camera_pixel=10.0, upsample=1)
+    with pytest.raises(InfeasibleError, match=r"reach to .*/µm, .* take upsample = 2"):
+        labrecon_phase.weak_object.WeakObject(coarse)
+
+
+def test_transfer_functions_follow_what_they_depend_on() -> None:
+    """They are kept only as long as patterns, LEDs and nuisances stay as they are."""
+    operator = labrecon_phase.weak_object.WeakObject(microscope(), dtype=F64)
+    x = normal(*operator.domain.shape)
+    with torch.no_grad():
+        first = operator(x)
+        torch.testing.assert_close(operator(x), first)
+        operator.patterns[0, 0] += 1.0
+        second = operator(x)
+        assert relative(second, first) > 1e-3
+        operator.led_shift[0] += 0.5
+        assert relative(operator(x), second) > 1e-3
