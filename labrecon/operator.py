@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from labrecon.adjustable import Adjustable
 from labrecon.functional import Map
 from labrecon.krylov import cg_start, cg_step, largest_eigenvalue
 from labrecon.space import Space, SpaceError, inner, per_element, squared_norm
 
 if TYPE_CHECKING:
-    from labrecon.design import FeasibleSet
+    pass
 
 Result = TypeVar("Result")
 #: Whether mixed precision is on for any device; five times faster than asking for the one of x.
@@ -72,7 +73,7 @@ def _in_full_precision(method: Callable[..., Result]) -> Callable[..., Result]:
     return precise
 
 
-class Operator(nn.Module):
+class Operator(Adjustable):
     """A map ``y = A(x)`` from ``domain`` to ``range``; `forward` is all that a lab must write.
 
     Everything else has a default made from `forward` by automatic differentiation and may be
@@ -100,7 +101,6 @@ class Operator(nn.Module):
     linear: bool = True
     adjoint_mismatch: float = 0.0
     threadsafe: bool = False
-    _fixed: tuple[str, ...] = ()
     _checked: ClassVar[tuple[str, ...]] = ("adjoint",)
     _precise: ClassVar[tuple[str, ...]] = ("normal", "solve", "initial", "pullback")
 
@@ -117,14 +117,7 @@ class Operator(nn.Module):
         super().__init__()
         self.domain = domain
         self.range = range
-        self._designs: dict[str, FeasibleSet] = {}
-        self._nuisances: dict[str, FeasibleSet | None] = {}
         self._norm: tuple[tuple[Any, ...], float] | None = None
-
-    @property
-    def name(self) -> str:
-        """The name used in messages."""
-        return type(self).__name__
 
     # -- application ---------------------------------------------------------------------------
 
@@ -306,64 +299,7 @@ class Operator(nn.Module):
         """
         return None
 
-    # -- designs and nuisances -----------------------------------------------------------------
-
-    def design(self, name: str, value: Tensor, feasible: FeasibleSet) -> nn.Parameter:
-        """Register a learnable acquisition parameter and what the hardware can do with it."""
-        parameter = self._register(name, value)
-        self._designs[name] = feasible
-        return parameter
-
-    def nuisance(
-        self, name: str, value: Tensor, feasible: FeasibleSet | None = None
-    ) -> nn.Parameter:
-        """Register a calibration unknown: a rotation centre, an LED shift, a delay."""
-        parameter = self._register(name, value)
-        self._nuisances[name] = feasible
-        return parameter
-
-    def _register(self, name: str, value: Tensor) -> nn.Parameter:
-        if hasattr(self, name):
-            raise ValueError(f"{self.name} already has an attribute {name!r}")
-        # Gradients are off until `learn` asks for them, so that a plain solve builds no graph.
-        parameter = nn.Parameter(value.detach().clone(), requires_grad=False)
-        self.register_parameter(name, parameter)
-        return parameter
-
-    @property
-    def designs(self) -> Mapping[str, FeasibleSet]:
-        """Learnable acquisition parameters of this operator and its parts, by dotted name."""
-        return self._named(lambda part: part._designs)
-
-    @property
-    def nuisances(self) -> Mapping[str, FeasibleSet | None]:
-        """Calibration unknowns of this operator and its parts, by dotted name."""
-        return self._named(lambda part: part._nuisances)
-
-    def _named(self, registered: Callable[[Operator], Mapping[str, Any]]) -> dict[str, Any]:
-        """What the parts register, by dotted name, without what `at` has fixed to a value."""
-        parts = [(p, part) for p, part in self.named_modules() if isinstance(part, Operator)]
-        fixed = {
-            f"{prefix}.operator.{name}".lstrip(".")
-            for prefix, part in parts
-            if prefix  # of this operator itself, `at` may give other values
-            for name in part._fixed
-        }
-        named = {
-            f"{prefix}.{name}".lstrip("."): feasible
-            for prefix, part in parts
-            for name, feasible in registered(part).items()
-        }
-        return {name: feasible for name, feasible in named.items() if name not in fixed}
-
-    def learn(self, *names: str) -> list[nn.Parameter]:
-        """Turn gradients on for the named designs or nuisances and return their tensors."""
-        known = {**self.designs, **self.nuisances}
-        self._require_known(names, known)
-        parameters = [self.get_parameter(name) for name in names]
-        for parameter in parameters:
-            parameter.requires_grad_()
-        return parameters
+    # -- other values of designs and nuisances ----------------------------------------------------
 
     def at(self, **values: Tensor) -> Operator:
         """The same operator with other values of its designs or nuisances, differentiable."""
@@ -371,13 +307,6 @@ class Operator(nn.Module):
 
         self._require_known(values, {**self.designs, **self.nuisances})
         return At(self, values)
-
-    def _require_known(self, names: Any, known: Mapping[str, Any]) -> None:
-        for name in names:
-            if name not in known:
-                raise KeyError(
-                    f"{self.name} has no design or nuisance {name!r}; it has {sorted(known)}"
-                )
 
     # -- algebra -------------------------------------------------------------------------------
 

@@ -115,23 +115,10 @@ class Design(Supervised):
         data = torch.stack([self.noise.sample(one, generator) for one, generator in pairs])
         yield Problem(self.operator, data, self.data_term), objects
 
-    @property
-    def values(self) -> dict[str, Tensor]:
-        """The designs as they are."""
-        named = dict(self.operator.named_parameters())
-        return {name: named[name].detach().clone() for name in self.names}
-
-    def place(self, values: Mapping[str, Tensor]) -> None:
-        """Give the operator these values of designs."""
-        named = dict(self.operator.named_parameters())
-        with torch.no_grad():
-            for name, value in values.items():
-                named[name].copy_(value)
-
     def harden(self) -> dict[str, Violations]:
         """Replace the designs by what the hardware loads; what that breaks, by design."""
-        values, broken = hardened(self.operator, self.values)
-        self.place(values)
+        values, broken = hardened(self.operator, self.operator.current(*self.names))
+        self.operator.place(values)
         return broken
 
 

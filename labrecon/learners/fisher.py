@@ -86,8 +86,7 @@ class FisherDesign(Learner):
 
     def parameters(self) -> Iterable[Tensor]:
         """The designs."""
-        named = dict(self.operator.named_parameters())
-        return [named[name] for name in self.names]
+        return [self.operator.get_parameter(name) for name in self.names]
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Operator and noise."""
@@ -134,10 +133,7 @@ class FisherDesign(Learner):
 
     def after_step(self) -> None:
         """Project the designs onto what the hardware can do."""
-        named = dict(self.operator.named_parameters())
-        with torch.no_grad():
-            for name in self.names:
-                named[name].copy_(self.operator.designs[name].project(named[name]))
+        self.operator.project_designs()
 
 
 def fisher_information(operator: Operator, noise: Noise, x: Tensor, rho: float) -> Map:

@@ -39,9 +39,9 @@ class Jitter:
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Values of all jittered nuisances."""
-        named = dict(self.operator.named_parameters())
+        known = self.operator.current(*self.deviations)
         return {
-            name: self._moved(named[name].detach(), deviation, name, generator)
+            name: self._moved(known[name], deviation, name, generator)
             for name, deviation in self.deviations.items()
         }
 
@@ -49,11 +49,10 @@ class Jitter:
         self, sizes: Mapping[str, float], generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Values moved by a given size each, in a random direction."""
-        named = dict(self.operator.named_parameters())
         found = {}
         for given, size in sizes.items():
             name = nuisance_named(self.operator, given)
-            value = named[name].detach()
+            value = self.operator.current(name)[name]
             n = torch.randn(value.shape, generator=generator, dtype=torch.float64)
             n = n / torch.linalg.vector_norm(n).clamp_min(1e-30)
             found[name] = self._feasible(name, value + (size * n).to(value))

@@ -150,12 +150,7 @@ class Supervised(Learner):
 
     def after_step(self) -> None:
         """Project the designs onto what the hardware can do."""
-        named = dict(self.operator.named_parameters())
-        for name, feasible in self.operator.designs.items():
-            parameter = named[name]
-            if parameter.requires_grad:
-                with torch.no_grad():
-                    parameter.copy_(feasible.project(parameter))
+        self.operator.project_designs()
 
 
 def simulated(

@@ -80,7 +80,8 @@ def render_study(report: StudyReport) -> str:
     made: list[Section | None] = [_quality(report)]
     for count in report.counts:
         made += [_designs(report, count), _table(count), _robustness(count)]
-    made += [_examples(report, report.counts[-1]), *[_learning(c) for c in report.counts]]
+    made += [_example(report, report.counts[-1], i) for i in range(len(report.truths))]
+    made += [_learning(c) for c in report.counts]
     return (
         environment()
         .get_template("study.html.j2")
@@ -141,7 +142,7 @@ def _designs(report: StudyReport, count: CountReport) -> Section:
 def _drawing(instrument: Instrument, geometry: Any, values: Mapping[str, Tensor]) -> str:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(7, 4.6), layout="constrained", facecolor="white")
     given = {name: value.detach().cpu() for name, value in values.items()}
     if not instrument.show_design(geometry, given, figure):
         figure.clear()
@@ -204,23 +205,20 @@ def _robustness(count: CountReport) -> Section | None:
     )
 
 
-def _examples(report: StudyReport, count: CountReport) -> Section | None:
-    if not report.truths or report.truths[0].ndim < 2:
+def _example(report: StudyReport, count: CountReport, index: int) -> Section | None:
+    truth = report.truths[index]
+    if truth.ndim < 2:
         return None
-    shown = []
-    for i, truth in enumerate(report.truths):
-        named = {"truth": truth}
-        named |= {title: x[i] for title, (_, x) in count.designs.items() if i < len(x)}
-        planes = {title: _plane(report, x) for title, x in named.items()}
-        window = window_of([planes["truth"][0]])
-        unit = report.instrument.unit
-        shown += [
-            picture(title, image, window, unit=unit, pixel=pixel)
-            for title, (image, pixel) in planes.items()
-        ]
-    return Section(
-        f"{count.title}examples", "Held-out objects in one window each.", shown, tight=True
-    )
+    named = {"truth": truth}
+    named |= {title: x[index] for title, (_, x) in count.designs.items() if index < len(x)}
+    window = window_of([_plane(report, truth)[0]])
+    shown = [
+        picture(title, image, window, unit=report.instrument.unit, pixel=pixel)
+        for title, x in named.items()
+        for image, pixel in [_plane(report, x)]
+    ]
+    note = "All in the grey window of the truth."
+    return Section(f"{count.title}held-out object {index + 1}", note, shown, tight=True)
 
 
 def _plane(report: StudyReport, x: Tensor) -> tuple[Any, Any]:

@@ -101,8 +101,7 @@ class GaussNewton(Solver):
         """At ``x0``, by default ``operator.initial(y)``: at zero derivatives may vanish."""
         x = problem.operator.initial(problem.data) if x0 is None else self.start(problem, x0)
         scale = self._diagonal(problem, x)
-        named = dict(problem.operator.named_parameters())
-        values = tuple(named[name].detach().clone() for name in self.nuisances)
+        values = tuple(problem.operator.current(*self.nuisances).values())
         scales = torch.full((sum(v.numel() for v in values),), 1e-2, dtype=torch.float64)
         return GaussNewtonState(0, x, self.damping * scale, values, scales, 1e-3)
 
@@ -203,10 +202,7 @@ class GaussNewton(Solver):
         if not values:
             return operator
         placed = copy.deepcopy(operator)
-        named = dict(placed.named_parameters())
-        with torch.no_grad():
-            for name, value in zip(self.nuisances, values, strict=True):
-                named[name].copy_(value)
+        placed.place(dict(zip(self.nuisances, values, strict=True)))
         return placed
 
     @torch.no_grad()

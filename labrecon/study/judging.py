@@ -139,11 +139,9 @@ def margin(learned: Judged, other: Judged, metric: str) -> Interval:
 def with_designs(operator: Operator, values: Values) -> Operator:
     """A copy of an operator that has these designs."""
     placed = copy.deepcopy(operator)
-    named = dict(placed.named_parameters())
-    with torch.no_grad():
-        for name, value in values.items():
-            named[name].copy_(value)
-            named[name].requires_grad_(False)
+    placed.place(values)
+    for name in values:
+        placed.get_parameter(name).requires_grad_(False)
     return placed
 
 
@@ -173,12 +171,12 @@ def _problems(
                     simulated(x, batch.generators, operator, subject.noise, subject.noise)
                 )
                 continue
-            data_ = []
+            images = []
             for i, (one, generator) in enumerate(zip(x, batch.generators, strict=True)):
                 where = sample_generator(order.recipe.seed, begin + i, -11)
                 moved = jitter.displaced(off, where) if held else jitter.draw(where)
-                data_.append(subject.noise.sample(operator.at(**moved)(one), generator))
-            problems.append((Problem(operator, torch.stack(data_), subject.noise), x))
+                images.append(subject.noise.sample(operator.at(**moved)(one), generator))
+            problems.append((Problem(operator, torch.stack(images), subject.noise), x))
     return problems
 
 

@@ -22,7 +22,7 @@ from labrecon.learners.supervised import simulated
 from labrecon.operator import Operator
 from labrecon.solvers.trained import with_unit_noise
 from labrecon.study.recipe import DesignRecipe
-from labrecon.study.subject import Subject, Values
+from labrecon.study.subject import Subject
 from labrecon.train.data import TrainingData
 from labrecon.train.order import Order
 
@@ -81,7 +81,7 @@ def learned_from(
     assert isinstance(recipe, DesignRecipe)
     operator = copy.deepcopy(subject.operator)
     first = _start(recipe, subject, start)
-    _place(operator, first)
+    operator.place(first)
     learner = _learner(order, subject, operator, data)
     if blind:
         _blinded(learner)
@@ -95,26 +95,25 @@ def learned_from(
         raise
     except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
         raise TrainingError(f"learning {', '.join(subject.names)}: {error}") from error
-    relaxed = _values(operator, subject.names)
+    relaxed = operator.current(*subject.names)
     values, _ = hardened(operator, relaxed)
-    _place(operator, values)
+    operator.place(values)
     hard_first, _ = hardened(operator, first)
     return Learned(start, hard_first, values, relaxed, _loss(learner, data), history, status)
 
 
 def _start(recipe: DesignRecipe, subject: Subject, start: int) -> dict[str, Tensor]:
-    drawn = subject.usual.get("random", [])
-    nominal = subject.nominal
-    if recipe.design.subset is not None and recipe.design.method == "gradient":
-        # Relaxed weights are all alike at first; what breaks the tie is the objects.
-        if start == 0 and recipe.design.relaxation == "relaxed":
-            return nominal
-    elif start == 0 and recipe.design.method == "gradient":
+    """The designs as they are for gradients' first start; else random ones, or moved at random."""
+    table, nominal = recipe.design, subject.nominal
+    # Where k of n weights are alike, a hard choice of k would be one of the first k.
+    alike = table.subset is not None and table.relaxation == "straight-through"
+    if start == 0 and table.method == "gradient" and not alike:
         return nominal
-    if recipe.design.method != "gradient" and not drawn:
-        drawn = [{n: subject.operator.designs[n].harden(v) for n, v in nominal.items()}]
+    drawn = subject.usual.get("random", [])
     if drawn:
         return dict(drawn[start % len(drawn)])
+    if table.method != "gradient":
+        return {n: subject.operator.designs[n].harden(v) for n, v in nominal.items()}
     generator = sample_generator(recipe.seed, start, -8)
     moved = {}
     for name, value in nominal.items():
@@ -186,7 +185,7 @@ def _by_choice(
     table, (name,) = recipe.design, subject.names
     generator = sample_generator(recipe.seed, start, -9)
     feasible = operator.designs[name]
-    now = _values(operator, subject.names)[name]
+    now = operator.current(*subject.names)[name]
     for parameter in operator.parameters():
         parameter.requires_grad_(False)
     fixed = feasible.project(torch.full_like(now, -1e3)) >= 1 - 1e-6
@@ -222,7 +221,7 @@ def _by_choice(
             generator=generator,
             fixed=fixed.to(mask) if int(fixed.sum()) < k else None,
         )
-    _place(operator, {name: found.mask.reshape(now.shape).to(now)})
+    operator.place({name: found.mask.reshape(now.shape).to(now)})
     return f"{found.accepted} accepted"
 
 
@@ -267,15 +266,3 @@ def _blinded(learner: Learner) -> None:
     if isinstance(learner, Supervised):
         measure = learner.measure
         learner.measure = lambda x, t: measure(x, t.roll(1, 0))
-
-
-def _place(operator: Operator, values: Values) -> None:
-    named = dict(operator.named_parameters())
-    with torch.no_grad():
-        for name, value in values.items():
-            named[name].copy_(value)
-
-
-def _values(operator: Operator, names: tuple[str, ...]) -> dict[str, Tensor]:
-    named = dict(operator.named_parameters())
-    return {name: named[name].detach().clone() for name in names}

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labrecon.errors import ObjectsError, OutputError, TrainingError
+from labrecon.errors import ObjectsError, TrainingError
 from labrecon.instrument import Instrument
 from labrecon.io.plain import dumps, plain
 from labrecon.io.provenance import collect, hash_inputs
-from labrecon.plugins import Host, resolve
+from labrecon.plugins import Host
 from labrecon.report.page import page_or_warning
 from labrecon.report.study import CountReport, StudyReport, render_study
 from labrecon.report.training import SHOWN
 from labrecon.stages import Watcher
+from labrecon.study.exporting import export
 from labrecon.study.judging import Judged, judge, margin, robustness
 from labrecon.study.learning import Learned, learned_from
 from labrecon.study.recipe import DesignRecipe
@@ -159,7 +160,7 @@ def _carry_out(
     data = measured[0]
     order.warnings += data.warnings
     with order.clock("export"):
-        written = [_write(order, recipe, each, run) for each in studied]
+        written = [export(order, each.subject, each.best.values, run.path) for each in studied]
     provenance = collect(
         host=order.host,
         inputs=hash_inputs(data.inputs),
@@ -214,8 +215,10 @@ def _study(
             return learned_from(order, subject, data, start, own, tell, blind=blind)
 
     starts = [learn(start, f"start {start + 1}") for start in range(recipe.design.starts)]
+    # The best one first: it is exported, drawn, and tried for robustness.
+    ranked = sorted(starts, key=lambda each: each.loss)
     draws: dict[str, Sequence[Values]] = {
-        LEARNED: [each.values for each in starts],
+        LEARNED: [each.values for each in ranked],
         **subject.usual,
     }
     if recipe.design.control and recipe.learner.name == "design" and len(data.train) > 1:
@@ -224,7 +227,7 @@ def _study(
     with order.clock("judge"):
         try:
             judged = [judge(order, subject, data, t, values, SHOWN) for t, values in draws.items()]
-            curves = _curves(order, recipe, subject, data, judged, starts)
+            curves = _curves(order, recipe, subject, data, judged)
         except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
             raise TrainingError(f"reconstructing held-out objects: {error}") from error
     return _Count(subject, starts, judged, curves)
@@ -236,7 +239,6 @@ def _curves(
     subject: Subject,
     data: TrainingData,
     judged: list[Judged],
-    starts: list[Learned],
 ) -> dict[str, tuple[list[float], dict[str, list[float]]]]:
     found = {}
     metric = _metric(judged)
@@ -286,75 +288,6 @@ def _told(each: _Count) -> dict[str, Any]:
     }
 
 
-# -- what goes to the instrument -------------------------------------------------------------------
-
-
-def _write(order: Order, recipe: DesignRecipe, each: _Count, run: RunFolder) -> list[str]:
-    """``design.json``, ``geometry.json`` and the exports of the best start."""
-    instrument, subject = order.instrument, each.subject
-    folder = run.path
-    if len(recipe.design.exposures) > 1:
-        folder = run.path / f"exposures-{subject.count}"
-        folder.mkdir(exist_ok=True)
-    values = each.best.values
-    broken = {
-        name: {rule: str(v) for rule, v in subject.operator.designs[name].violations(value).items()}
-        for name, value in values.items()
-    }
-    given = {name: value.cpu() for name, value in values.items()}
-    chosen = {}
-    if recipe.design.subset is not None:
-        chosen = {recipe.design.subset: given["members"].nonzero()[:, 0].tolist()}
-    told = {
-        "instrument": instrument.name,
-        "designs": {name: value.tolist() for name, value in given.items()},
-        "chosen": chosen,
-        "violations": broken,
-        "budget": _budget(order, subject, given),
-    }
-    owner = RunFolder(folder)
-    owner.write("design.json", dumps(told))
-    files = [str((folder / "design.json").relative_to(run.path))]
-    if any(broken.values()):
-        rules = "; ".join(f"{n}: {r} {v}" for n, b in broken.items() for r, v in b.items())
-        raise OutputError(
-            f"the learned design can not be realised and is not exported ({rules}); design.json in "
-            f"{folder} says by how much"
-        )
-    geometry: Any = subject.geometry
-    try:
-        made = instrument.designed(geometry, given)
-        owner.write("geometry.json", made.model_dump_json())
-        files.append(str((folder / "geometry.json").relative_to(run.path)))
-    except ValueError as error:
-        order.warnings.append(f"geometry.json is not written: {error}")
-        if recipe.design.subset is not None:
-            return files
-    else:
-        if recipe.design.subset is not None:
-            # What is chosen is in the geometry now.
-            geometry, given = made, {}
-    if not instrument.exporters:
-        order.warnings.append(f"{instrument.name} has no exporter: only design.json is written")
-    for name, exporter in instrument.exporters.items():
-        before = set(folder.iterdir())
-        try:
-            resolve(exporter)(geometry, given, folder / name)
-        except ValueError as error:
-            order.warnings.append(f"the exporter {name} writes nothing: {error}")
-        files += [str(path.relative_to(run.path)) for path in set(folder.iterdir()) - before]
-    return sorted(files)
-
-
-def _budget(order: Order, subject: Subject, given: Values) -> dict[str, str]:
-    try:
-        return dict(order.instrument.budget(subject.geometry, given))
-    except (KeyError, ValueError) as error:
-        # A lab's own words must not cost the design.
-        order.warnings.append(f"the budget is not told: {type(error).__name__}: {error}")
-        return {}
-
-
 def _page(
     order: Order,
     recipe: DesignRecipe,
@@ -372,7 +305,7 @@ def _page(
         CountReport(
             each.subject.count,
             each.subject.geometry,
-            each.starts[each.best.start].first,
+            each.best.first,
             each.best.values,
             {f"start {s.start + 1}": s.history for s in each.starts},
             {one.title: (one.values[0], one.estimates) for one in each.judged},

@@ -49,8 +49,7 @@ class Subject:
     @property
     def nominal(self) -> dict[str, Tensor]:
         """The designs as they are in the geometry."""
-        named = dict(self.operator.named_parameters())
-        return {name: named[name].detach().clone() for name in self.names}
+        return self.operator.current(*self.names)
 
 
 def subject_of(order: Order, count: int | None) -> Subject:

@@ -251,8 +251,8 @@ def _save(
         parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
         versions=versions(order.host),
     )
-    named = dict(operator.named_parameters())
-    designs = {n: named[n] for n in operator.designs if named[n].requires_grad}
+    learned_too = [n for n in operator.designs if operator.get_parameter(n).requires_grad]
+    designs = operator.current(*learned_too)
     return save_model(run.path, card, network, designs)
 
 

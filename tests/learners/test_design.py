@@ -45,10 +45,10 @@ def test_the_derivative_is_that_of_the_whole_experiment() -> None:
         for sign in (1, -1):
             moved = operator.times.detach().clone()
             moved[i] += sign * 1e-6
-            learner.place({"times": moved})
+            operator.place({"times": moved})
             ends.append(float(learner.loss(again.batch(range(6), 0))[0].detach()))
             moved[i] -= sign * 1e-6
-            learner.place({"times": moved})
+            operator.place({"times": moved})
         assert float(gradient[i]) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
 
 
