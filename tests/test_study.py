@@ -262,3 +262,42 @@ def test_intervals_are_students() -> None:
     assert found.mean == 2.5
     assert found.half == pytest.approx(3.182446 * 1.2909944 / 2, rel=1e-6)
     assert str(interval([2.0])) == "2"
+
+
+def test_nothing_is_judged_on_objects_that_were_learned_from(study, monkeypatch) -> None:
+    import labrecon.study.judging as judging
+    import labrecon.study.learning as learning
+
+    learned, judged, weighed = [], [], []
+    fitted, found = learning._by_choice, judging.tuned
+
+    def fit_and_note(recipe, subject, operator, learner, data, *rest):
+        learned.append(data.train.objects)
+        return fitted(recipe, subject, operator, learner, data, *rest)
+
+    def tune_and_note(plan, seen, unseen):
+        weighed.extend(truth for _, truth in seen)
+        judged.extend(truth for _, truth in unseen)
+        return found(plan, seen, unseen)
+
+    monkeypatch.setattr(learning, "_by_choice", fit_and_note)
+    monkeypatch.setattr(judging, "tuned", tune_and_note)
+    study("design.rounds=5", "design.starts=1", "design.control=false")
+    known = {tuple(x.tolist()) for x in learned[0]}
+    assert judged
+    assert not known & {tuple(x.tolist()) for truth in judged for x in truth}
+    assert {tuple(x.tolist()) for truth in weighed for x in truth} <= known
+
+
+def test_the_best_start_is_what_is_shown_and_exported(study, tmp_path) -> None:
+    """The design as it is sees the highest orders only, where there is nothing."""
+    geometry = tmp_path / "worst.json"
+    rows = [0.0] * (SIZE - 4) + [1.0] * 4
+    geometry.write_text(Geometry(rows=rows).model_dump_json())
+    overrides = ('design.method="gradient"', "fit.steps=1", "fit.learning_rate=1e-6")
+    (told,) = study(*overrides, "design.control=false", geometry=geometry).summary["designs"]
+    assert told["best_start"] == 1
+    first, second = (draw["psnr"] for draw in told["methods"][0]["draws"])
+    assert first > second
+    assert read(tmp_path / "study/design.json")["designs"]["rows"] != rows
+    assert told["robustness"]["gain"]["psnr"]["learned"][0] == pytest.approx(first, abs=0.5)

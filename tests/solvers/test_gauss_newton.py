@@ -1,5 +1,6 @@
 """Gauss–Newton on nonlinear problems: scipy's answers, calibration."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -162,3 +163,24 @@ def test_what_it_can_not_do_it_says() -> None:
         GaussNewton(prior=L1(0.1))
     with pytest.raises(SolverError, match="no nuisance offset; it has gain"):
         solve(GaussNewton(nuisances=["offset"]), Problem(Squares(), data()), iterations=1)
+
+
+class ArcTangent(Operator):
+    """``y = atan x``, from which Newton's steps run away beyond |x| = 1.39."""
+
+    linear = False
+
+    def __init__(self) -> None:
+        super().__init__(Space((2,), F64), Space((2,), F64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.atan()
+
+
+def test_steps_that_make_things_worse_are_not_taken() -> None:
+    start = torch.tensor([3.0, -4.0], dtype=F64)
+    problem = Problem(ArcTangent(), torch.zeros(2, dtype=F64))
+    found = solve(GaussNewton(), problem, x0=start, iterations=30, check_every=1)
+    torch.testing.assert_close(found.x, torch.zeros(2, dtype=F64), atol=1e-8, rtol=0)
+    losses = [record["objective_before"] for record in found.history]
+    assert all(after <= before for before, after in itertools.pairwise(losses))
