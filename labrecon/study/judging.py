@@ -13,7 +13,7 @@ from torch import Tensor
 
 from labrecon.learners.jitter import Jitter
 from labrecon.learners.samples import sample_generator
-from labrecon.learners.supervised import default_metrics, simulated
+from labrecon.learners.supervised import default_metrics
 from labrecon.operator import Operator
 from labrecon.problem import Problem
 from labrecon.study.recipe import DesignRecipe
@@ -154,29 +154,23 @@ def _problems(
     held: bool,
     off: Mapping[str, float] | None = None,
 ) -> list[tuple[Problem, Tensor]]:
-    samples = data.validation if held else data.train
-    count = len(samples) if held else min(order.recipe.classical.objects, len(samples))
-    problems = []
+    """Measurements of held-out objects, or of a few that were learned from, and their truths."""
     recipe = order.recipe
     assert isinstance(recipe, DesignRecipe)
-    jitter = Jitter(operator, recipe.design.jitter)
-    off = off or {}
-    size = order.recipe.config.batch_size
+    samples = data.validation if held else data.train
+    count = len(samples) if held else min(recipe.classical.objects, len(samples))
+    jitter = Jitter(operator, {} if held else recipe.design.jitter)
+    problems, size = [], recipe.config.batch_size
     for begin in range(0, count, size):
         batch = samples.batch(range(begin, min(begin + size, count)), -1)
         x = batch.objects.to(order.device)
-        with torch.no_grad():
-            if not off and (held or not jitter.deviations):
-                problems.append(
-                    simulated(x, batch.generators, operator, subject.noise, subject.noise)
-                )
-                continue
-            images = []
-            for i, (one, generator) in enumerate(zip(x, batch.generators, strict=True)):
-                where = sample_generator(order.recipe.seed, begin + i, -11)
-                moved = jitter.displaced(off, where) if held else jitter.draw(where)
-                images.append(subject.noise.sample(operator.at(**moved)(one), generator))
-            problems.append((Problem(operator, torch.stack(images), subject.noise), x))
+        images = []
+        for i, (one, generator) in enumerate(zip(x, batch.generators, strict=True)):
+            where = sample_generator(recipe.seed, begin + i, -11)
+            values = {**jitter.draw(where), **jitter.displaced(off or {}, where)}
+            with torch.no_grad():
+                images.append(subject.noise.sample(operator.at(**values)(one), generator))
+        problems.append((Problem(operator, torch.stack(images), subject.noise), x))
     return problems
 
 
