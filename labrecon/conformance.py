@@ -102,7 +102,7 @@ class _Worker:
             message = self._receive(allowed)
             if message is None:
                 seconds = time.perf_counter() - begin
-                verdict, advice = self._fate(seconds)
+                verdict, advice = self._fate(allowed)
                 finding = Finding("failed", verdict, advice=advice)
                 yield Outcome(*running, (finding,), round(seconds, 3))
                 # Without an operator, or between two checks: another try would end like this one.
@@ -131,12 +131,12 @@ class _Worker:
             return None
         return received
 
-    def _fate(self, seconds: float) -> tuple[str, str]:
+    def _fate(self, allowed: float) -> tuple[str, str]:
         """What became of the process, and what to do."""
         self.process.join(1.0)
         code = self.process.exitcode
         if code is None:
-            return f"takes more than {seconds:.3g} s", (
+            return f"takes more than {allowed:.3g} s", (
                 "make example() smaller if it is only slow, or allow more with --timeout; a "
                 "library that waits for a licence or a device hangs here"
             )

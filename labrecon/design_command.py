@@ -58,12 +58,17 @@ def design(
     from labrecon.study import design as carry_out
 
     given = list(settings or ())
+    words = (exposures or "").replace(",", " ").split()
+    if not all(word.isdigit() and int(word) for word in words):
+        raise RecipeError(
+            f"--exposures is a number of acquisitions, or several as in 1,2,4; got {exposures!r}"
+        )
+    counts = [int(word) for word in words]
     try:
-        counts = [int(word) for word in (exposures or "").replace(",", " ").split()]
         for name, size in parse_jitter(jitter or ()).items():
             given.append(f"design.jitter.{name}={size!r}")
     except ValueError as error:
-        raise RecipeError(f"--exposures or --jitter: {error}") from error
+        raise RecipeError(f"--jitter: {error}") from error
     with progress.shown(quiet=as_json) as watcher:
         result = carry_out(
             instrument,

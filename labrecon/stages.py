@@ -166,7 +166,14 @@ def read_geometry(instrument: Instrument, path: Path) -> BaseModel:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} can not be read: {error}") from error
     except ValidationError as error:
-        raise RecipeError(f"{path} is no geometry of {instrument.name!r}: {error}") from error
+        told = [
+            f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors()[:3]
+        ]
+        more = f"; and {error.error_count() - 3} more" if error.error_count() > 3 else ""
+        raise RecipeError(
+            f"{path} is no geometry of {instrument.name!r} ({'; '.join(told)}{more}); `labrecon "
+            f"describe {instrument.name}` lists its fields"
+        ) from error
 
 
 def read(instrument: Instrument, path: Path, host: Host) -> Scan:

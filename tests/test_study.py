@@ -128,11 +128,11 @@ def host() -> Host:
 def study(tmp_path, host, monkeypatch):
     """A study of the spectrometer; without drawing, unless asked for."""
 
-    def carry_out(*overrides: str, drawn: bool = False, **options):
+    def carry_out(*overrides: str, drawn: bool = False, out: str = "study", **options):
         if not drawn:
             monkeypatch.setattr("labrecon.study.run.render_study", lambda report: "<p>no report")
         given = {"host": host, "device": "cpu", **options}
-        return design("spectrometer", tmp_path / "study", overrides=overrides, **given)
+        return design("spectrometer", tmp_path / out, overrides=overrides, **given)
 
     return carry_out
 
@@ -169,6 +169,15 @@ def test_it_is_compared_on_held_out_objects_and_with_a_control(study, tmp_path) 
     assert methods["learned from wrong truths"]["metrics"]["psnr"] < best - 3
     series = told["robustness"]["gain"]["psnr"]["learned"]
     assert series[1] < series[0] - 3
+
+
+def test_a_baseline_that_is_better_is_told(study, tmp_path) -> None:
+    geometry = tmp_path / "last.json"
+    geometry.write_text(Geometry(rows=[0.0] * (SIZE - 4) + [1.0] * 4).model_dump_json())
+    result = study("design.rounds=1", "design.starts=1", geometry=geometry)
+    told = [w for w in result.warnings if "'evenly spread' is better than what was learned" in w]
+    assert len(told) == 1
+    assert not study("design.rounds=40", "design.starts=1", out="long").warnings
 
 
 def test_the_same_command_does_nothing_more(study, tmp_path) -> None:
@@ -234,6 +243,10 @@ def test_what_is_refused(study, tmp_path) -> None:
         study('design.subset="order"')
     with pytest.raises(RecipeError, match="no nuisance 'shift'; it has gain"):
         study('design.method="gradient"', "design.jitter.shift=0.1")
+    with pytest.raises(RecipeError, match=r"it states no unit; got '1 mm'"):
+        study('design.method="gradient"', 'design.jitter.gain="1 mm"')
+    with pytest.raises(RecipeError, match="greater than or equal to 1"):
+        study("design.exposures=[0]")
     with pytest.raises(RecipeError, match="no nuisance 'shift'; it has gain"):
         study("evaluation.robustness.shift=[0.1]")
     assert not (tmp_path / "study").exists()
@@ -254,6 +267,10 @@ def test_the_command(tmp_path, host, monkeypatch) -> None:
     wrong = CliRunner().invoke(app, [*arguments, "--jitter", "gain"])
     assert wrong.exit_code == 2
     assert "NAME=NUMBER" in wrong.output
+    for count in ("0", "-2", "1,x"):
+        wrong = CliRunner().invoke(app, [*arguments, "--exposures", count])
+        assert wrong.exit_code == 2
+        assert "--exposures is a number of acquisitions" in wrong.output
 
 
 def test_intervals_are_students() -> None:

@@ -73,7 +73,7 @@ class Design(Supervised):
         noise: Noise | None = None,
         *,
         designs: Sequence[str] | None = None,
-        jitter: Mapping[str, float] | None = None,
+        jitter: Mapping[str, float | str] | None = None,
         loss: str | Loss = "mse",
         metrics: Metrics | None = None,
         data_term: Literal["unit", "noise"] | Noise = "unit",

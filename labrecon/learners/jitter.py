@@ -12,6 +12,7 @@ from labrecon.operator import Operator
 
 __all__ = ["Jitter", "nuisance_named", "parse_jitter"]
 
+_SIZE = re.compile(r"^\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(\S*)\s*$")
 _ENTRY = re.compile(r"^\s*([A-Za-z_][\w.]*)\s*=\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(\S*)\s*$")
 
 
@@ -23,19 +24,22 @@ class Jitter:
 
     Args:
         operator: whose nuisances they are.
-        deviations: standard deviation of each number of a nuisance, in its unit.
+        deviations: standard deviation of each number of a nuisance, in its unit: a number, or one
+            with the unit, such as ``"0.5 mm"``, which must be that of the nuisance.
 
     Raises:
-        ValueError: the operator has no such nuisance, or a deviation is negative.
+        ValueError: the operator has no such nuisance, a deviation is negative, or the unit another.
     """
 
-    def __init__(self, operator: Operator, deviations: Mapping[str, float]) -> None:
-        found = {nuisance_named(operator, name): d for name, d in deviations.items()}
-        for name, deviation in found.items():
+    def __init__(self, operator: Operator, deviations: Mapping[str, float | str]) -> None:
+        found = {}
+        for given, size in deviations.items():
+            name = nuisance_named(operator, given)
+            deviation = found[name] = _in_unit(operator, name, size)
             if not 0 <= deviation < float("inf"):
                 raise ValueError(f"jitter of {name}: expected a deviation ≥ 0, got {deviation}")
         self.operator = operator
-        self.deviations = {name: float(d) for name, d in found.items() if d > 0}
+        self.deviations = {name: d for name, d in found.items() if d > 0}
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Values of all jittered nuisances."""
@@ -94,20 +98,32 @@ def nuisance_named(operator: Operator, name: str) -> str:
     return found[0]
 
 
-def parse_jitter(entries: Iterable[str]) -> dict[str, float]:
-    """Deviations from words such as ``led_shift=0.5mm``; the unit is the nuisance's own.
+def _in_unit(operator: Operator, name: str, size: float | str) -> float:
+    if not isinstance(size, str):
+        return float(size)
+    match = _SIZE.match(size)
+    feasible = operator.nuisances[name]
+    known = "" if feasible is None else feasible.unit
+    if match is None or (match[2] and match[2] != known):
+        told = f"in {known}" if known else "as a number alone: it states no unit"
+        raise ValueError(f"jitter of {name} is given {told}; got {size!r}")
+    return float(match[1])
+
+
+def parse_jitter(entries: Iterable[str]) -> dict[str, float | str]:
+    """Deviations from words such as ``led_shift=0.5mm``; the unit stays, for `Jitter` to check.
 
     Raises:
         ValueError: an entry is not ``NAME=NUMBER``.
 
     Example:
         >>> parse_jitter(["led_shift=0.5mm", "centre=1e-2"])
-        {'led_shift': 0.5, 'centre': 0.01}
+        {'led_shift': '0.5mm', 'centre': 0.01}
     """
-    found = {}
+    found: dict[str, float | str] = {}
     for entry in entries:
         match = _ENTRY.match(entry)
         if match is None:
             raise ValueError(f"jitter is given as NAME=NUMBER, such as led_shift=0.5mm: {entry!r}")
-        found[match[1]] = float(match[2])
+        found[match[1]] = f"{match[2]}{match[3]}" if match[3] else float(match[2])
     return found

@@ -93,8 +93,9 @@ def lines(
     ylabel: str,
     *,
     log: bool = False,
+    whole: bool = True,
 ) -> str:
-    """A line for each title, through the points ``(x, y)``."""
+    """A line for each title, through the points ``(x, y)``; ``whole`` has ticks at integers."""
     figure, axes = _figure(xlabel, ylabel)
     for i, ((title, (x, y)), colour) in enumerate(zip(series.items(), _colours(), strict=False)):
         marker = "." if len(x) < 60 else ""
@@ -103,7 +104,8 @@ def lines(
         axes.set_yscale("log")
     if len(series) > 1:
         axes.legend(frameon=False, labelcolor=_INK)
-    axes.locator_params("x", integer=True)
+    if whole:
+        axes.locator_params("x", integer=True)
     return _svg(figure)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from labrecon.io.plain import dumps
@@ -49,7 +50,9 @@ class CountReport:
     @property
     def title(self) -> str:
         """For headings."""
-        return "" if self.count is None else f"{self.count} exposures: "
+        if self.count is None:
+            return ""
+        return f"{self.count} {'exposure' if self.count == 1 else 'exposures'}: "
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def _tiles(report: StudyReport) -> list[tuple[str, str, str]]:
     for name, text in learned["intervals"].items():
         tiles.append((name.upper(), text, f"learned, by {learned['reconstruction']}"))
     for title, m in list(told["margins"].items())[:3]:
-        tiles.append((f"over {title}", m["text"], f"{m['metric'].upper()}, 95 % over starts"))
+        unit = "dB" if m["metric"] == "psnr" else m["metric"].upper()
+        tiles.append((f"better than {title}", f"{m['text']} {unit}", "learned, mean of the starts"))
     return tiles
 
 
@@ -125,11 +129,11 @@ def _quality(report: StudyReport) -> Section | None:
 def _designs(report: StudyReport, count: CountReport) -> Section:
     drawn = []
     shown = {"at first": count.before, "learned": count.after}
-    shown |= {
-        title: values
-        for title, (values, _) in count.designs.items()
-        if not title.startswith("learned")
-    }
+    for title, (values, _) in count.designs.items():
+        if not title.startswith("learned") and not _same(values, count.before):
+            shown[title] = values
+        elif not title.startswith("learned"):
+            shown[f"at first: {title}"] = shown.pop("at first", values)
     for title, values in list(shown.items())[:5]:
         drawn.append((title, _drawing(report.instrument, count.geometry, values)))
     return Section(
@@ -137,6 +141,10 @@ def _designs(report: StudyReport, count: CountReport) -> Section:
         "As the hardware sees them, after hardening.",
         plots=drawn,
     )
+
+
+def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 def _drawing(instrument: Instrument, geometry: Any, values: Mapping[str, Tensor]) -> str:
@@ -172,13 +180,18 @@ def _table(count: CountReport) -> Section:
         shown = "–" if m is None else f"{m['text']}"
         rows.append((method["title"], *(method["intervals"][name] for name in names), shown, note))
     metric = next(iter(count.told["margins"].values()))["metric"] if rows[1:] else "psnr"
+    control = ""
+    if any(method["title"] == "learned from wrong truths" for method in methods):
+        control = (
+            " The last was learned from the truths of other objects: what it gains has nothing to "
+            "do with objects."
+        )
     return Section(
         f"{count.title}held-out objects",
         "Means over objects that were not learned from, after hardening, at equal budget; ± is the "
         "95 % interval over starts, or over random draws. The reconstruction is another than the "
         "one that designs were learned through; the weight of its prior is found for each design "
-        "on objects that were learned from. The control was learned from the truths of other "
-        "objects: what it gains has nothing to do with objects.",
+        "on objects that were learned from." + control,
         columns=(
             "design",
             *(name.upper() for name in names),
@@ -194,7 +207,7 @@ def _robustness(count: CountReport) -> Section | None:
     for name, told in count.told["robustness"].items():
         (metric,) = [key for key in told if key != "sizes"]
         series = {title: (told["sizes"], values) for title, values in told[metric].items()}
-        drawn.append((name, plots.lines(series, f"{name} off by", metric.upper())))
+        drawn.append((name, plots.lines(series, f"{name} off by", metric.upper(), whole=False)))
     if not drawn:
         return None
     return Section(

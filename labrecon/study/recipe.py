@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -19,7 +19,7 @@ class DesignTable(Table):
     method: Literal["gradient", "exchange", "greedy"] = Field(
         default="gradient", description="exchange and greedy are for choices of k among n"
     )
-    exposures: list[int] = Field(
+    exposures: list[Annotated[int, Field(ge=1)]] = Field(
         default=[], description="numbers of acquisitions that are studied, one after the other"
     )
     subset: str | None = Field(
@@ -30,7 +30,7 @@ class DesignTable(Table):
     rate: float | None = Field(
         default=None, gt=0, description="learning rate of the designs, if not that of [fit]"
     )
-    jitter: dict[str, float] = Field(
+    jitter: dict[str, float | str] = Field(
         default={}, description="deviations of nuisances in the data that are learned from"
     )
     rounds: int = Field(default=200, ge=1, description="swaps that an exchange tries")

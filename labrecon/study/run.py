@@ -230,7 +230,20 @@ def _study(
             curves = _curves(order, recipe, subject, data, judged)
         except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
             raise TrainingError(f"reconstructing held-out objects: {error}") from error
+    _warn_if_worse(order, name, judged)
     return _Count(subject, starts, judged, curves)
+
+
+def _warn_if_worse(order: Order, name: str, judged: Sequence[Judged]) -> None:
+    metric = _metric(judged)
+    for other in judged[1:]:
+        m = margin(judged[0], other, metric)
+        if other.title != CONTROL and m.mean < 0:
+            order.warnings.append(
+                f"{name}on held-out objects {other.title!r} is better than what was learned, by "
+                f"{-m.mean:.3g} in {metric.upper()}: learn longer (fit.steps), from more starts or "
+                "objects"
+            )
 
 
 def _curves(

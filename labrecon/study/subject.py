@@ -11,7 +11,7 @@ from torch import Tensor
 
 from labrecon import stages
 from labrecon.errors import RecipeError
-from labrecon.learners.jitter import nuisance_named
+from labrecon.learners.jitter import Jitter, nuisance_named
 from labrecon.learners.samples import sample_generator
 from labrecon.noise import Noise
 from labrecon.operator import Operator
@@ -73,7 +73,8 @@ def subject_of(order: Order, count: int | None) -> Subject:
                 raise ValueError(f"say how many along {table.subset}: design.exposures")
             operator = SubsetDesign(operator, count, table.subset, relaxation=table.relaxation)
             operator = operator.to(order.device)
-        for name in (*table.jitter, *recipe.evaluation.robustness):
+        Jitter(operator, table.jitter)
+        for name in recipe.evaluation.robustness:
             nuisance_named(operator, name)
     except ValueError as error:
         raise RecipeError(f"{where}: {error}") from error

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from labrecon import Operator, Space
+from labrecon.design import Box
 from labrecon_phase.geometry import PhaseGeometry
 from labrecon_phase.led_patterns import LEDPatterns
 from labrecon_phase.pupil import ZERNIKES, pupil
@@ -42,12 +43,14 @@ class Microscope(Operator):
         self.real = dtype
         self.register_buffer("leds", geometry.leds.tensor(torch.float64))
         shift = torch.tensor(geometry.led_shift, dtype=torch.float64)
-        self.nuisance("led_shift", shift)
-        self.nuisance("led_rotation", torch.tensor(geometry.led_rotation, dtype=torch.float64))
-        self.nuisance("led_height", torch.tensor(geometry.led_height, dtype=torch.float64))
+        self.nuisance("led_shift", shift, Box(unit="mm"))
+        rotation = torch.tensor(geometry.led_rotation, dtype=torch.float64)
+        self.nuisance("led_rotation", rotation, Box(unit="deg"))
+        height = torch.tensor(geometry.led_height, dtype=torch.float64)
+        self.nuisance("led_height", height, Box(unit="mm"))
         coefficients = torch.zeros(ZERNIKES, dtype=torch.float64)
         coefficients[: len(geometry.aberration)] = coefficients.new_tensor(geometry.aberration)
-        self.nuisance("zernike", coefficients)
+        self.nuisance("zernike", coefficients, Box(unit="rad"))
         patterns = geometry.patterns.tensor(dtype)
         self.design("patterns", patterns, LEDPatterns(self._allowed(), geometry.levels))
 

@@ -30,11 +30,16 @@ def draw_patterns(geometry: PhaseGeometry, patterns: Tensor, figure: Any) -> Non
     turn = np.linspace(0, 2 * np.pi, 90)
     for exposure, axis in enumerate(axes[0, :count]):
         weights = (patterns[exposure] / patterns[exposure].max()).numpy()
-        axis.scatter(na[:, 1], na[:, 0], c=weights, cmap="inferno", s=30, vmin=0, vmax=1)
+        axis.scatter(na[:, 1], na[:, 0], s=30, facecolors="none", edgecolors="0.35", lw=0.5)
+        lit = weights > 0
+        axis.scatter(
+            na[lit, 1], na[lit, 0], c=weights[lit], cmap="YlOrRd_r", s=30, vmin=-0.3, vmax=1
+        )
         axis.plot(geometry.na * np.cos(turn), geometry.na * np.sin(turn), "0.5", lw=0.8)
         # As in the image, y grows downwards.
         axis.set(xlim=(-span, span), ylim=(span, -span), aspect="equal", facecolor="k")
         axis.set(title=f"exposure {exposure}", xticks=[-geometry.na, 0, geometry.na], yticks=[])
+        axis.set_xlabel("NA")
     axes[0, count].axis("off")
     transfer = _transfer(geometry, patterns)
     reach = 2 * geometry.na / geometry.wavelength

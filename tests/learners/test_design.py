@@ -20,10 +20,11 @@ class Camera(Operator):
     def __init__(self, times: Tensor) -> None:
         super().__init__(Space((4,), torch.float64), Space((4,), torch.float64))
         self.design("times", times.double(), Box(0.0, 3.0, unit="s") & Budget(4.0, unit="s"))
-        self.nuisance("gain", torch.tensor(1.0, dtype=torch.float64), Box(0.1, 10.0))
+        self.nuisance("gain", torch.tensor(1.0, dtype=torch.float64), Box(0.1, 10.0, unit="V"))
+        self.nuisance("offset", torch.tensor(0.0, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.gain * self.times * x
+        return self.gain * self.times * x + self.offset
 
 
 def objects(n: int, scale: Tensor, seed: int = 0) -> Tensor:
@@ -162,7 +163,21 @@ def test_what_is_refused() -> None:
     operator = Camera(torch.ones(4))
     with pytest.raises(ValueError, match="has no design dose; it has times"):
         Design(Tikhonov(), operator, designs=["dose"])
-    with pytest.raises(ValueError, match="no nuisance 'shift'; it has gain"):
+    with pytest.raises(ValueError, match="no nuisance 'shift'; it has gain, offset"):
         Design(Tikhonov(), operator, jitter={"shift": 1.0})
     with pytest.raises(ValueError, match="NAME=NUMBER"):
         parse_jitter(["gain"])
+
+
+def test_jitter_is_in_the_unit_of_the_nuisance() -> None:
+    operator = Camera(torch.ones(4))
+    entries = parse_jitter(["gain=0.5V", "offset=1e-2"])
+    assert Jitter(operator, entries).deviations == {"gain": 0.5, "offset": 0.01}
+    for size in ("0.5mm", "0.5 v", "V", "half a V"):
+        with pytest.raises(ValueError, match=f"jitter of gain is given in V; got '{size}'"):
+            Jitter(operator, {"gain": size})
+    with pytest.raises(ValueError, match="it states no unit; got '1 V'"):
+        Jitter(operator, {"offset": "1 V"})
+    for negative in ("-1V", -1.0):
+        with pytest.raises(ValueError, match="expected a deviation ≥ 0"):
+            Jitter(operator, {"gain": negative})

@@ -40,11 +40,7 @@ def tiff_files(folder: Path, without: Collection[str] = ()) -> list[Path]:
 
 def pages(files: list[Path]) -> int:
     """How many images there are, by a look at the files' directories."""
-
-    def count(file: Path) -> int:
-        return _opened(file, lambda tiff: len(tiff.pages))
-
-    return sum(count(file) for file in files)
+    return sum(_opened(file, _count) for file in files)
 
 
 def ome_of(file: Path) -> str | None:
@@ -71,8 +67,22 @@ def tiff_stack(files: list[Path], what: str) -> Tensor:
     return data
 
 
+def _count(tiff: Any) -> int:
+    """Images of a file; three or four images that a writer took for planes of one are that many."""
+    return sum(page.shape[0] if _planar(page) else 1 for page in tiff.pages)
+
+
 def _images(tiff: Any) -> list[NDArray[Any]]:
-    return [page.asarray() for page in tiff.pages]
+    images: list[NDArray[Any]] = []
+    for page in tiff.pages:
+        image = page.asarray()
+        images += list(image) if _planar(page) else [image]
+    return images
+
+
+def _planar(page: Any) -> bool:
+    """Whether a page holds separate planes (plane, y, x), as tifffile writes a stack of four."""
+    return page.ndim == 3 and page.axes == "SYX"
 
 
 def _opened(file: Path, ask: Callable[[Any], Any]) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 import math
 from pathlib import Path
 from typing import Any
@@ -330,6 +331,20 @@ def test_counts_become_intensities(tmp_path: Path) -> None:
     np.testing.assert_array_equal(geometry.patterns.values, [[0.5, 0, 0], [0, 0.25, 1.0]])
     assert scan.assumed == {"immersion": "air"}
     PhaseInstrument().check(scan)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_a_plain_stack_is_that_many_exposures(tmp_path: Path, n: int) -> None:
+    """Three and four images are taken for colours by tifffile, unless it is told otherwise."""
+    exposures = [{"leds": [{"index": k % 2}]} for k in range(n)]
+    path = stack(tmp_path, exposures=exposures)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        tifffile.imwrite(path, images(n))
+    scan = TIFF.read(path)
+    ratio = scan.data / scan.data[0, 0, 0]
+    want = images(n) / np.float64(images(n)[0, 0, 0])
+    np.testing.assert_allclose(ratio.numpy(), want, rtol=1e-5)
 
 
 def test_the_brightest_exposure_is_the_unit(tmp_path: Path) -> None:
