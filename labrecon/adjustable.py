@@ -15,7 +15,7 @@ __all__ = ["Adjustable"]
 
 
 class Adjustable(nn.Module):
-    """What an operator is registered to be changeable in: designs, and calibration unknowns.
+    """What operator and noise can be changed in: designs, and calibration unknowns.
 
     Names of parts are dotted, as those of their parameters are.
     """
@@ -56,12 +56,12 @@ class Adjustable(nn.Module):
 
     @property
     def designs(self) -> Mapping[str, FeasibleSet]:
-        """Learnable acquisition parameters of this operator and its parts, by dotted name."""
+        """Learnable acquisition parameters of this and its parts, by dotted name."""
         return self._named(lambda part: part._designs)
 
     @property
     def nuisances(self) -> Mapping[str, FeasibleSet | None]:
-        """Calibration unknowns of this operator and its parts, by dotted name."""
+        """Calibration unknowns of this and its parts, by dotted name."""
         return self._named(lambda part: part._nuisances)
 
     def _named(self, registered: Callable[[Adjustable], Mapping[str, Any]]) -> dict[str, Any]:

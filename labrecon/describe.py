@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from labrecon import stages
 from labrecon.errors import RecipeError, ScanError
+from labrecon.experiment import Experiment
 from labrecon.instrument import Instrument, Scan
 from labrecon.io.plain import brief
 from labrecon.plan import find_instrument, get
@@ -138,6 +139,7 @@ def _describe_name(kind: str, name: str, owner: str, host: Host) -> Description:
 def _describe_instrument(instrument: Instrument, title: str) -> Description:
     example = instrument.example()
     operator = instrument.operator(example)
+    experiment = Experiment(operator, instrument.noise(example))
     return Description(
         instrument.name,
         title,
@@ -149,7 +151,7 @@ def _describe_instrument(instrument: Instrument, title: str) -> Description:
                 "linear": "yes" if operator.linear else "no",
                 **{f"option {k}": v for k, v in _options(instrument.operator).items()},
             },
-            "Designs": {key: type(value).__name__ for key, value in operator.designs.items()},
+            "Designs": {key: type(value).__name__ for key, value in experiment.designs.items()},
             "Nuisances": {
                 key: "free" if value is None else type(value).__name__
                 for key, value in operator.nuisances.items()

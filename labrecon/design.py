@@ -221,19 +221,29 @@ class Quantised(Box):
 
 
 class Budget(FeasibleSet):
-    """``value ≥ 0`` and ``Σ cost · value ≤ total`` along ``dim``: a dose, a time, a light budget.
+    """``value ≥ low`` and ``Σ cost · value ≤ total`` along ``dim``: a dose, a time, a light budget.
 
     Args:
         total: what may be spent.
         cost: of one unit of ``value``, positive; broadcasts against ``value``.
         dim: the axis of the sum.
         unit: of ``total``.
+        low: the least value.
+
+    Raises:
+        InfeasibleError: numbers out of range; on projection, the least values cost more than there
+            is.
     """
 
     cost: Tensor
 
     def __init__(
-        self, total: float, cost: Tensor | float = 1.0, dim: int = -1, unit: str = ""
+        self,
+        total: float,
+        cost: Tensor | float = 1.0,
+        dim: int = -1,
+        unit: str = "",
+        low: float = 0.0,
     ) -> None:
         super().__init__(unit)
         self.register_buffer("cost", torch.as_tensor(cost, dtype=torch.float64))
@@ -241,23 +251,34 @@ class Budget(FeasibleSet):
             raise InfeasibleError(
                 f"a budget needs a finite total ≥ 0 and positive costs, got {total} and {cost}"
             )
-        self.total = float(total)
+        if not 0 <= low < math.inf:
+            raise InfeasibleError(f"the least value of a budget is finite and ≥ 0, got {low}")
+        self.total, self.low = float(total), float(low)
         self.dim = dim
 
     def project(self, value: Tensor) -> Tensor:
-        """``max(value − μ cost, 0)`` with the smallest ``μ ≥ 0`` that meets the budget."""
-        wide = self._wide(value)
+        """``max(value − μ cost, low)`` with the smallest ``μ ≥ 0`` that meets the budget."""
+        wide = self._wide(value) - self.low
         cost = self.cost.to(wide)
+        left = self.total
+        if self.low:
+            left -= self.low * float(cost.expand(wide.shape).sum(self.dim).max())
+        if left < 0:
+            raise InfeasibleError(
+                f"{wide.shape[self.dim]} values of at least {self.low:g} cost more than "
+                f"{self.total:g}"
+            )
         clipped = wide.clamp_min(0)
-        inside = (cost * clipped).sum(self.dim, keepdim=True) <= self.total
-        on_plane = _weighted_simplex(wide, cost, self.total, self.dim)
-        return torch.where(inside, clipped, on_plane).to(value.dtype)
+        inside = (cost * clipped).sum(self.dim, keepdim=True) <= left
+        on_plane = _weighted_simplex(wide, cost, left, self.dim)
+        return (torch.where(inside, clipped, on_plane) + self.low).to(value.dtype)
 
     def violations(self, value: Tensor) -> Violations:
-        """``negative`` values and what is ``over budget``."""
+        """``negative`` or ``too small`` values, and what is ``over budget``."""
         spent, rounding = _sum(value, self.cost, self.dim)
-        negative = self._not_finite(value) | self._broken("negative", -value)
-        return negative | self._broken("over budget", spent - self.total, rounding)
+        rule = "too small" if self.low else "negative"
+        small = self._not_finite(value) | self._broken(rule, self.low - value)
+        return small | self._broken("over budget", spent - self.total, rounding)
 
 
 class Simplex(FeasibleSet):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from labrecon.adjustable import Adjustable
 
 __all__ = [
     "Amplitude",
@@ -22,8 +24,10 @@ class NoiseError(ValueError):
     """Data that the declared noise can not have produced, or a quantity it does not have."""
 
 
-class Noise(nn.Module):
+class Noise(Adjustable):
     """One object for both uses of a noise model: drawing samples and judging a fit.
+
+    What changes it and not the mean, such as the dose of each view, is a `design` of it.
 
     A subclass writes `sample` and `density`; `prox`, `curvature` and `variance` make more solvers
     and the residual statistics available.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from labrecon.adjustable import Adjustable
 from labrecon.design import Violations
 from labrecon.learners.jitter import Jitter
 from labrecon.learners.losses import Loss
@@ -34,7 +35,7 @@ class Design(Supervised):
         network: ``R``.
         operator: the instrument.
         noise: how its data scatter.
-        designs: names from ``operator.designs``; by default all.
+        designs: names from the designs of operator and noise; by default all.
         jitter: standard deviations of nuisances: data are simulated with other values of these than
             the reconstruction has.
         loss: as for `Supervised`.
@@ -80,13 +81,6 @@ class Design(Supervised):
         design_rate: float | None = None,
         gauge: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        names = tuple(operator.designs) if designs is None else tuple(designs)
-        unknown = [name for name in names if name not in operator.designs]
-        if unknown or not names:
-            raise ValueError(
-                f"{operator.name} has no design {', '.join(unknown)}; it has "
-                f"{', '.join(operator.designs) or 'none'}: register one with operator.design"
-            )
         super().__init__(
             network,
             operator,
@@ -96,9 +90,16 @@ class Design(Supervised):
             data_term=data_term,
             design_rate=design_rate,
         )
-        self.names = names
+        known = self.experiment.designs
+        self.names = names = tuple(known) if designs is None else tuple(designs)
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            raise ValueError(
+                f"{operator.name} has no design {', '.join(unknown)}; it has "
+                f"{', '.join(known) or 'none'}: register one with operator.design"
+            )
         self.jitter = Jitter(operator, jitter or {})
-        operator.learn(*names)
+        self.experiment.learn(*names)
         if gauge is not None:
             measure, given = self.measure, dict(self.metrics)
             self.measure = lambda x, t: measure(gauge(x), gauge(t))
@@ -117,8 +118,8 @@ class Design(Supervised):
 
     def harden(self) -> dict[str, Violations]:
         """Replace the designs by what the hardware loads; what that breaks, by design."""
-        values, broken = hardened(self.operator, self.operator.current(*self.names))
-        self.operator.place(values)
+        values, broken = hardened(self.experiment, self.experiment.current(*self.names))
+        self.experiment.place(values)
         return broken
 
 
@@ -129,9 +130,9 @@ def _in_gauge(
 
 
 def hardened(
-    operator: Operator, values: Mapping[str, Tensor]
+    adjustable: Adjustable, values: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Violations]]:
     """Designs as the hardware loads them, and what they still break, by name."""
-    sets = operator.designs
+    sets = adjustable.designs
     made = {name: sets[name].harden(value.detach()) for name, value in values.items()}
     return made, {name: sets[name].violations(value) for name, value in made.items()}

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from labrecon.experiment import Experiment
 from labrecon.functional import Map
 from labrecon.krylov import cg_start, cg_step
 from labrecon.learner import Learner
@@ -45,7 +46,7 @@ class FisherDesign(Learner):
         criterion: see above.
         rho: ``ρ``.
         task: ``T``, linear, for "task".
-        designs: names from ``operator.designs``; by default all.
+        designs: names from the designs of operator and noise; by default all.
         probes: random vectors per object.
         iterations: of conjugate gradients, at most.
         tolerance: of their residual.
@@ -67,26 +68,26 @@ class FisherDesign(Learner):
         iterations: int = 100,
         tolerance: float = 1e-4,
     ) -> None:
-        names = tuple(operator.designs) if designs is None else tuple(designs)
-        if not names or any(name not in operator.designs for name in names):
-            raise ValueError(
-                f"designs are {', '.join(operator.designs) or 'none'}; asked for {names}"
-            )
+        self.operator, self.noise = operator, Gaussian() if noise is None else noise
+        self.experiment = Experiment(operator, self.noise)
+        known = self.experiment.designs
+        names = tuple(known) if designs is None else tuple(designs)
+        if not names or any(name not in known for name in names):
+            raise ValueError(f"designs are {', '.join(known) or 'none'}; asked for {names}")
         if criterion not in ("a", "d", "task"):
             raise ValueError(f"a criterion is 'a', 'd' or 'task', got {criterion!r}")
         if (task is not None) != (criterion == "task"):
             raise ValueError("the criterion 'task', and no other, needs task=, a linear operator")
         if not rho > 0 or probes < 1 or iterations < 1:
             raise ValueError("rho is positive, probes and iterations are at least 1")
-        self.operator, self.noise = operator, Gaussian() if noise is None else noise
         self.criterion, self.rho, self.task = criterion, float(rho), task
         self.names, self.probes = names, probes
         self.iterations, self.tolerance = iterations, tolerance
-        operator.learn(*names)
+        self.experiment.learn(*names)
 
     def parameters(self) -> Iterable[Tensor]:
         """The designs."""
-        return [self.operator.get_parameter(name) for name in self.names]
+        return [self.experiment.get_parameter(name) for name in self.names]
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Operator and noise."""
@@ -133,7 +134,7 @@ class FisherDesign(Learner):
 
     def after_step(self) -> None:
         """Project the designs onto what the hardware can do."""
-        self.operator.project_designs()
+        self.experiment.project_designs()
 
 
 def fisher_information(operator: Operator, noise: Noise, x: Tensor, rho: float) -> Map:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from labrecon.experiment import Experiment
 from labrecon.learner import Learner
 from labrecon.learners.losses import Loss, pick_loss
 from labrecon.learners.samples import ObjectBatch
@@ -64,6 +65,7 @@ class Supervised(Learner):
         self.network = network
         self.operator = operator
         self.noise = Gaussian() if noise is None else noise
+        self.experiment = Experiment(operator, self.noise)
         self.measure = pick_loss(loss, operator.domain.shape)
         self.metrics = default_metrics(operator.domain.shape) if metrics is None else metrics
         if data_term not in ("unit", "noise") and not isinstance(data_term, Noise):
@@ -73,13 +75,13 @@ class Supervised(Learner):
         self.design_rate = design_rate
 
     def parameters(self) -> Iterable[dict[str, Any]]:
-        """The network's, and the operator's designs that gradients are on for."""
+        """The network's, and the experiment's designs that gradients are on for."""
         groups: list[dict[str, Any]] = []
         own = [p for p in self.network.parameters() if p.requires_grad]
         if own:
             groups.append({"params": own})
         taken = {id(p) for p in own}
-        free = [p for p in self.operator.parameters() if p.requires_grad and id(p) not in taken]
+        free = [p for p in self.experiment.parameters() if p.requires_grad and id(p) not in taken]
         if free:
             rate = {} if self.design_rate is None else {"lr": self.design_rate}
             groups.append({"params": free, **rate})
@@ -150,7 +152,7 @@ class Supervised(Learner):
 
     def after_step(self) -> None:
         """Project the designs onto what the hardware can do."""
-        self.operator.project_designs()
+        self.experiment.project_designs()
 
 
 def simulated(

@@ -40,12 +40,13 @@ def export(order: Order, subject: Subject, values: Values, run: Path) -> list[st
         folder = run / f"exposures-{subject.count}"
         folder.mkdir(exist_ok=True)
     given = {name: value.cpu() for name, value in values.items()}
+    sets = subject.experiment.designs
     broken = {
-        name: {rule: str(v) for rule, v in subject.operator.designs[name].violations(value).items()}
+        name: {rule: str(v) for rule, v in sets[name].violations(value).items()}
         for name, value in values.items()
     }
     subset = recipe.design.subset
-    chosen = {} if subset is None else {subset: given["members"].nonzero()[:, 0].tolist()}
+    chosen = {} if not subset else {subset: given["members"].nonzero()[:, 0].tolist()}
     told = {
         "instrument": instrument.name,
         "designs": {name: value.tolist() for name, value in given.items()},
@@ -66,12 +67,12 @@ def export(order: Order, subject: Subject, values: Values, run: Path) -> list[st
         designed = instrument.designed(geometry, given)
     except ValueError as error:
         order.warnings.append(f"geometry.json is not written: {error}")
-        if subset is not None:
+        if subset:
             return _relative(written, run)
     else:
         write_file(folder / "geometry.json", designed.model_dump_json(), force=True)
         written.append(folder / "geometry.json")
-        if subset is not None:
+        if subset:
             # What is chosen is in the geometry now.
             geometry, given = designed, {}
     if not instrument.exporters:

@@ -11,10 +11,10 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
+from labrecon.experiment import Experiment
 from labrecon.learners.jitter import Jitter
 from labrecon.learners.samples import sample_generator
 from labrecon.learners.supervised import default_metrics
-from labrecon.operator import Operator
 from labrecon.problem import Problem
 from labrecon.study.recipe import DesignRecipe
 from labrecon.study.subject import Subject, Values
@@ -94,15 +94,15 @@ def judge(
     """
     metrics, estimates, weight, method = [], [], None, ""
     for number, values in enumerate(draws):
-        operator = with_designs(subject.operator, values)
-        unseen = _problems(order, subject, operator, data, held=True)
-        seen = _problems(order, subject, operator, data, held=False) if number == 0 else []
+        experiment = with_designs(subject.experiment, values)
+        unseen = _problems(order, experiment, data, held=True)
+        seen = _problems(order, experiment, data, held=False) if number == 0 else []
         if number == 0:
             found = tuned(order.plan, seen, unseen)
             weight, method, made = found.weight, found.title, found.estimates
         else:
             made = _solved(order, weight, unseen)
-        pairs = _pairs(made, unseen, subject.operator.domain.ndim)
+        pairs = _pairs(made, unseen, experiment.operator.domain.ndim)
         metrics.append(_metrics(order, pairs))
         if number == 0:
             estimates = [order.instrument.gauge(x).cpu() for x, _ in pairs[:shown]]
@@ -119,12 +119,12 @@ def robustness(
     metric: str,
 ) -> list[float]:
     """A metric where a nuisance is off by a size, in a random direction for each object."""
-    operator = with_designs(subject.operator, judged.values[0])
+    experiment = with_designs(subject.experiment, judged.values[0])
     found = []
     for size in sizes:
-        problems = _problems(order, subject, operator, data, held=True, off={name: size})
+        problems = _problems(order, experiment, data, held=True, off={name: size})
         made = _solved(order, judged.weight, problems)
-        pairs = _pairs(made, problems, operator.domain.ndim)
+        pairs = _pairs(made, problems, experiment.operator.domain.ndim)
         found.append(_metrics(order, pairs)[metric])
     return found
 
@@ -136,9 +136,9 @@ def margin(learned: Judged, other: Judged, metric: str) -> Interval:
     return interval([sign * (m[metric] - base) for m in learned.metrics])
 
 
-def with_designs(operator: Operator, values: Values) -> Operator:
-    """A copy of an operator that has these designs."""
-    placed = copy.deepcopy(operator)
+def with_designs(experiment: Experiment, values: Values) -> Experiment:
+    """A copy of an experiment that has these designs."""
+    placed = copy.deepcopy(experiment)
     placed.place(values)
     for name in values:
         placed.get_parameter(name).requires_grad_(False)
@@ -147,8 +147,7 @@ def with_designs(operator: Operator, values: Values) -> Operator:
 
 def _problems(
     order: Order,
-    subject: Subject,
-    operator: Operator,
+    experiment: Experiment,
     data: TrainingData,
     *,
     held: bool,
@@ -159,7 +158,7 @@ def _problems(
     assert isinstance(recipe, DesignRecipe)
     samples = data.validation if held else data.train
     count = len(samples) if held else min(recipe.classical.objects, len(samples))
-    jitter = Jitter(operator, {} if held else recipe.design.jitter)
+    jitter = Jitter(experiment.operator, {} if held else recipe.design.jitter)
     problems, size = [], recipe.config.batch_size
     for begin in range(0, count, size):
         batch = samples.batch(range(begin, min(begin + size, count)), -1)
@@ -169,8 +168,9 @@ def _problems(
             where = sample_generator(recipe.seed, begin + i, -11)
             values = {**jitter.draw(where), **jitter.displaced(off or {}, where)}
             with torch.no_grad():
-                images.append(subject.noise.sample(operator.at(**values)(one), generator))
-        problems.append((Problem(operator, torch.stack(images), subject.noise), x))
+                images.append(experiment.sample(one, generator, values))
+        problem = Problem(experiment.operator, torch.stack(images), experiment.noise)
+        problems.append((problem, x))
     return problems
 
 

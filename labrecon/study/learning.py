@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from labrecon.errors import LabreconError, RecipeError, TrainingError
+from labrecon.experiment import Experiment
 from labrecon.io.checkpoints import CheckpointFolder
 from labrecon.learner import Learner, fit
 from labrecon.learners import ExchangeResult, Supervised, exchange, greedy, hardened
 from labrecon.learners.samples import ObjectBatch, ObjectSamples, sample_generator
 from labrecon.learners.supervised import simulated
-from labrecon.operator import Operator
 from labrecon.solvers.trained import with_unit_noise
 from labrecon.study.recipe import DesignRecipe
 from labrecon.study.subject import Subject
@@ -79,10 +79,10 @@ def learned_from(
     """
     recipe = order.recipe
     assert isinstance(recipe, DesignRecipe)
-    operator = copy.deepcopy(subject.operator)
+    experiment = copy.deepcopy(subject.experiment)
     first = _start(recipe, subject, start)
-    operator.place(first)
-    learner = _learner(order, subject, operator, data)
+    experiment.place(first)
+    learner = _learner(order, subject, experiment, data)
     if blind:
         _blinded(learner)
     history: list[float] = []
@@ -90,15 +90,15 @@ def learned_from(
         if recipe.design.method == "gradient":
             status = _by_gradient(recipe, learner, data, folder, history, tell)
         else:
-            status = _by_choice(recipe, subject, operator, learner, data, history, tell, start)
+            status = _by_choice(recipe, subject, experiment, learner, data, history, tell, start)
     except LabreconError:
         raise
     except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
         raise TrainingError(f"learning {', '.join(subject.names)}: {error}") from error
-    relaxed = operator.current(*subject.names)
-    values, _ = hardened(operator, relaxed)
-    operator.place(values)
-    hard_first, _ = hardened(operator, first)
+    relaxed = experiment.current(*subject.names)
+    values, _ = hardened(experiment, relaxed)
+    experiment.place(values)
+    hard_first, _ = hardened(experiment, first)
     return Learned(start, hard_first, values, relaxed, _loss(learner, data), history, status)
 
 
@@ -106,31 +106,32 @@ def _start(recipe: DesignRecipe, subject: Subject, start: int) -> dict[str, Tens
     """The designs as they are for gradients' first start; else random ones, or moved at random."""
     table, nominal = recipe.design, subject.nominal
     # Where k of n weights are alike, a hard choice of k would be one of the first k.
-    alike = table.subset is not None and table.relaxation == "straight-through"
+    alike = bool(table.subset) and table.relaxation == "straight-through"
     if start == 0 and table.method == "gradient" and not alike:
         return nominal
     drawn = subject.usual.get("random", [])
     if drawn:
         return dict(drawn[start % len(drawn)])
     if table.method != "gradient":
-        return {n: subject.operator.designs[n].harden(v) for n, v in nominal.items()}
+        return {n: subject.experiment.designs[n].harden(v) for n, v in nominal.items()}
     generator = sample_generator(recipe.seed, start, -8)
     moved = {}
     for name, value in nominal.items():
         spread = float(value.double().std()) if value.numel() > 1 else 0.0
         spread = spread or 0.1 * float(value.abs().max()) or 0.1
         n = torch.randn(value.shape, generator=generator, dtype=torch.float64)
-        moved[name] = subject.operator.designs[name].project(value + (0.3 * spread * n).to(value))
+        moved[name] = subject.experiment.designs[name].project(value + (0.3 * spread * n).to(value))
     return moved
 
 
-def _learner(order: Order, subject: Subject, operator: Operator, data: TrainingData) -> Learner:
+def _learner(order: Order, subject: Subject, experiment: Experiment, data: TrainingData) -> Learner:
     recipe = order.recipe
     assert isinstance(recipe, DesignRecipe)
+    operator, noise = experiment.operator, experiment.noise
     batch = data.train.batch([0, 1] if len(data.train) > 1 else [0], 0)
     objects = batch.objects.to(order.device)
     with torch.no_grad():
-        problem, _ = simulated(objects, batch.generators, operator, subject.noise, subject.noise)
+        problem, _ = simulated(objects, batch.generators, operator, noise, noise)
     if recipe.data_term == "unit":
         problem = with_unit_noise(problem)
     network = order.network(problem, data.scale)
@@ -143,9 +144,7 @@ def _learner(order: Order, subject: Subject, operator: Operator, data: TrainingD
     known = inspect.signature(order.make_learner).parameters
     options = {key: value for key, value in given.items() if key in known}
     try:
-        return order.make_learner(
-            network, operator, subject.noise, **{**options, **recipe.learner.options}
-        )
+        return order.make_learner(network, operator, noise, **{**options, **recipe.learner.options})
     except (TypeError, ValueError) as error:
         raise RecipeError(
             f"{recipe.where('learner')}: the learner {recipe.learner.name!r}: {error}"
@@ -175,7 +174,7 @@ def _by_gradient(
 def _by_choice(
     recipe: DesignRecipe,
     subject: Subject,
-    operator: Operator,
+    experiment: Experiment,
     learner: Learner,
     data: TrainingData,
     history: list[float],
@@ -184,9 +183,9 @@ def _by_choice(
 ) -> str:
     table, (name,) = recipe.design, subject.names
     generator = sample_generator(recipe.seed, start, -9)
-    feasible = operator.designs[name]
-    now = operator.current(*subject.names)[name]
-    for parameter in operator.parameters():
+    feasible = experiment.designs[name]
+    now = experiment.current(*subject.names)[name]
+    for parameter in experiment.parameters():
         parameter.requires_grad_(False)
     fixed = feasible.project(torch.full_like(now, -1e3)) >= 1 - 1e-6
     k = round(float(feasible.harden(now).sum()))
@@ -198,7 +197,7 @@ def _by_choice(
         while True:
             chosen = torch.randperm(len(samples), generator=generator)[:count].tolist()
             epoch += 1
-            yield _loss_of(learner, operator, name, now.shape, samples, chosen, epoch, history)
+            yield _loss_of(learner, experiment, name, now.shape, samples, chosen, epoch, history)
             tell(len(history), table.rounds, {"loss": history[-1]})
 
     found: ExchangeResult
@@ -221,13 +220,13 @@ def _by_choice(
             generator=generator,
             fixed=fixed.to(mask) if int(fixed.sum()) < k else None,
         )
-    operator.place({name: found.mask.reshape(now.shape).to(now)})
+    experiment.place({name: found.mask.reshape(now.shape).to(now)})
     return f"{found.accepted} accepted"
 
 
 def _loss_of(
     learner: Learner,
-    operator: Operator,
+    experiment: Experiment,
     name: str,
     shape: torch.Size,
     samples: Any,
@@ -235,7 +234,7 @@ def _loss_of(
     epoch: int,
     history: list[float],
 ) -> Callable[[Tensor], float]:
-    parameter = operator.get_parameter(name)
+    parameter = experiment.get_parameter(name)
 
     def loss(mask: Tensor) -> float:
         with torch.no_grad():

@@ -22,8 +22,8 @@ class DesignTable(Table):
     exposures: list[Annotated[int, Field(ge=1)]] = Field(
         default=[], description="numbers of acquisitions that are studied, one after the other"
     )
-    subset: str | None = Field(
-        default=None, description="axis of the data of which so many members are chosen"
+    subset: str = Field(
+        default="", description="axis of the data of which so many members are chosen; '' for none"
     )
     relaxation: Literal["relaxed", "straight-through"] = "relaxed"
     starts: int = Field(default=3, ge=1, description="learned from so many starts")

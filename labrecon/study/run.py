@@ -190,8 +190,8 @@ def _data(order: Order, subject: Subject) -> TrainingData:
             order.recipe,
             order.instrument,
             subject.geometry,
-            subject.operator,
-            subject.noise,
+            subject.experiment.operator,
+            subject.experiment.noise,
             order.device,
         )
     except ValueError as error:
@@ -308,7 +308,7 @@ def _page(
     provenance: dict[str, Any],
     data: TrainingData,
 ) -> str:
-    ndim = studied[0].subject.operator.domain.ndim
+    ndim = studied[0].subject.experiment.operator.domain.ndim
     truths = [
         order.instrument.gauge(x).cpu()
         for _, truth in data.unseen
@@ -328,7 +328,7 @@ def _page(
     ]
     report = StudyReport(
         order.instrument,
-        studied[0].subject.operator.domain.axes,
+        studied[0].subject.experiment.operator.domain.axes,
         order.instrument.voxel_size(order.geometry),
         provenance,
         truths,

@@ -1,4 +1,4 @@
-"""What is designed: operator, noise and usual designs for one number of acquisitions."""
+"""What is designed: experiment and usual designs for one number of acquisitions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from torch import Tensor
 
 from labrecon import stages
 from labrecon.errors import RecipeError
+from labrecon.experiment import Experiment
 from labrecon.learners.jitter import Jitter, nuisance_named
 from labrecon.learners.samples import sample_generator
-from labrecon.noise import Noise
-from labrecon.operator import Operator
 from labrecon.operators import SubsetDesign
 from labrecon.study.recipe import DesignRecipe
 from labrecon.train.order import Order
@@ -31,8 +30,7 @@ class Subject:
     Attributes:
         count: of acquisitions; None where it is the geometry's own.
         geometry: of all of them; of all candidates, where a subset is chosen.
-        operator: with the designs as they are in the geometry.
-        noise: of the data.
+        experiment: operator and noise with the designs as they are in the geometry.
         names: of the designs that are learned.
         usual: designs to compare with by name, each in one or several draws.
         warnings: usual designs that could not be had.
@@ -40,8 +38,7 @@ class Subject:
 
     count: int | None
     geometry: Any
-    operator: Operator
-    noise: Noise
+    experiment: Experiment
     names: tuple[str, ...]
     usual: Mapping[str, list[Values]]
     warnings: list[str] = field(default_factory=list)
@@ -49,7 +46,7 @@ class Subject:
     @property
     def nominal(self) -> dict[str, Tensor]:
         """The designs as they are in the geometry."""
-        return self.operator.current(*self.names)
+        return self.experiment.current(*self.names)
 
 
 def subject_of(order: Order, count: int | None) -> Subject:
@@ -64,11 +61,11 @@ def subject_of(order: Order, count: int | None) -> Subject:
     where = recipe.where("design")
     geometry: Any = order.geometry
     try:
-        if count is not None and table.subset is None:
+        if count is not None and not table.subset:
             geometry = instrument.with_acquisitions(geometry, count)
         operator = stages.make_operator(instrument, geometry, recipe.operator, order.device)
         noise = instrument.noise(geometry).to(order.device)
-        if table.subset is not None:
+        if table.subset:
             if count is None:
                 raise ValueError(f"say how many along {table.subset}: design.exposures")
             operator = SubsetDesign(operator, count, table.subset, relaxation=table.relaxation)
@@ -76,21 +73,22 @@ def subject_of(order: Order, count: int | None) -> Subject:
         Jitter(operator, table.jitter)
         for name in recipe.evaluation.robustness:
             nuisance_named(operator, name)
+        experiment = Experiment(operator, noise)
     except ValueError as error:
         raise RecipeError(f"{where}: {error}") from error
-    names = tuple(table.names) or (("members",) if table.subset else tuple(operator.designs))
-    unknown = [name for name in names if name not in operator.designs]
+    names = tuple(table.names) or (("members",) if table.subset else tuple(experiment.designs))
+    unknown = [name for name in names if name not in experiment.designs]
     if unknown or not names:
         raise RecipeError(
             f"{where}: {instrument.name!r} has no design {', '.join(unknown)}; it has "
-            f"{', '.join(operator.designs) or 'none, so that nothing can be learned'}"
+            f"{', '.join(experiment.designs) or 'none, so that nothing can be learned'}"
         )
     if table.method != "gradient" and len(names) != 1:
         raise RecipeError(
             f"{where}: {table.method} chooses members of one design, not of {', '.join(names)}: "
             "give design.names or design.subset"
         )
-    subject = Subject(count, geometry, operator, noise, names, {})
+    subject = Subject(count, geometry, experiment, names, {})
     return _with_usual(order, recipe, subject)
 
 
@@ -104,11 +102,11 @@ def _with_usual(order: Order, recipe: DesignRecipe, subject: Subject) -> Subject
                 if title != "random" and draw:
                     continue
                 made = {**subject.nominal, name: value.to(subject.nominal[name])}
-                made = {k: subject.operator.designs[k].harden(v) for k, v in made.items()}
+                made = {k: subject.experiment.designs[k].harden(v) for k, v in made.items()}
                 broken = {
                     rule: v
                     for k, value in made.items()
-                    for rule, v in subject.operator.designs[k].violations(value).items()
+                    for rule, v in subject.experiment.designs[k].violations(value).items()
                 }
                 if broken:
                     told = ", ".join(f"{rule} {v}" for rule, v in broken.items())
@@ -116,13 +114,12 @@ def _with_usual(order: Order, recipe: DesignRecipe, subject: Subject) -> Subject
                     continue
                 found.setdefault(title, []).append(made)
     known = any(_same(subject.nominal, v) for drawn in found.values() for v in drawn)
-    if not known and recipe.design.subset is None:
+    if not known and not recipe.design.subset:
         found = {"as it is": [subject.nominal], **found}
     return Subject(
         subject.count,
         subject.geometry,
-        subject.operator,
-        subject.noise,
+        subject.experiment,
         subject.names,
         found,
         warnings,
@@ -132,8 +129,8 @@ def _with_usual(order: Order, recipe: DesignRecipe, subject: Subject) -> Subject
 def _usual(
     order: Order, recipe: DesignRecipe, subject: Subject, name: str, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    operator, axis = subject.operator, recipe.design.subset
-    if axis is None:
+    operator, axis = subject.experiment.operator, recipe.design.subset
+    if not axis:
         return dict(order.instrument.baselines(subject.geometry, name, generator))
     assert isinstance(operator, SubsetDesign)
     size, k = len(operator.members), operator.k

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from labrecon_ct.geometry import CTGeometry
 
-__all__ = ["draw_views", "golden_angles", "usual_angles", "usual_members", "with_views"]
+__all__ = [
+    "draw_views",
+    "golden_angles",
+    "usual_angles",
+    "usual_doses",
+    "usual_members",
+    "with_views",
+]
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -66,8 +73,25 @@ def usual_members(geometry: CTGeometry, k: int) -> Mapping[str, Tensor]:
     return {"golden angle": mask}
 
 
+def usual_doses(geometry: CTGeometry, generator: torch.Generator) -> Mapping[str, Tensor]:
+    """Dose (view) of the same sum: alike in each view, or at random."""
+    views = len(geometry.angles)
+    total = sum(geometry.dose or (1.0,) * views)
+    drawn = 0.1 + torch.rand(views, generator=generator, dtype=torch.float64)
+    return {
+        "the same in each view": torch.full((views,), total / views, dtype=torch.float64),
+        "random": drawn * total / drawn.sum(),
+    }
+
+
 def draw_views(geometry: CTGeometry, designs: Mapping[str, Tensor], figure: Any) -> bool:
-    """The fan of views over the object; whether there was one to draw."""
+    """Dose over angle, or the fan of views over the object; whether there was one to draw."""
+    if "dose" in designs:
+        axes = figure.subplots()
+        axes.plot(np.rad2deg(geometry.angles), designs["dose"].numpy(), "k.-", lw=0.8, ms=3)
+        axes.set(xlabel="angle in degrees", ylabel="relative dose")
+        axes.set_ylim(bottom=0)
+        return True
     if "members" in designs and designs["members"].numel() == len(geometry.angles):
         angles = torch.tensor(geometry.angles)[designs["members"] > 0.5]
     elif "angles" in designs:

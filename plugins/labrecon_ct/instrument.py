@@ -15,7 +15,7 @@ from labrecon.instrument import Exporter, Instrument, ReaderError, Scan
 from labrecon.io.atomic import write_file
 from labrecon.noise import Noise
 from labrecon.operator import Operator
-from labrecon_ct.designs import usual_angles, usual_members, with_views
+from labrecon_ct.designs import usual_angles, usual_doses, usual_members, with_views
 from labrecon_ct.geometry import CTGeometry
 from labrecon_ct.noise import TransmissionNoise
 from labrecon_ct.phantoms import random_objects
@@ -90,10 +90,8 @@ class CTInstrument(Instrument):
 
     def noise(self, geometry: Any) -> Noise:
         """Photon and electronic noise of line integrals, with the dose of each view."""
-        beam = torch.tensor(geometry.open_beam or OPEN_BEAM, dtype=torch.float64)
-        if geometry.dose is not None:
-            beam = beam * torch.tensor(geometry.dose, dtype=torch.float64)[:, None]
-        return TransmissionNoise(beam, ELECTRONIC)
+        dose = torch.tensor(geometry.dose or (1.0,) * len(geometry.angles), dtype=torch.float64)
+        return TransmissionNoise(geometry.open_beam or OPEN_BEAM, ELECTRONIC, dose)
 
     def objects(self, geometry: Any, n: int, generator: torch.Generator) -> Tensor:
         """Random bodies with inclusions, see `labrecon_ct.phantoms`."""
@@ -177,9 +175,11 @@ class CTInstrument(Instrument):
     def baselines(
         self, geometry: Any, design: str, generator: torch.Generator
     ) -> Mapping[str, Tensor]:
-        """Equispaced, golden and random angles; golden ones among candidate views."""
+        """Equispaced, golden and random angles; golden ones among candidate views; even doses."""
         if design == "angles":
             return usual_angles(geometry, generator)
+        if design == "dose":
+            return usual_doses(geometry, generator)
         axis, _, k = design.partition(":")
         return usual_members(geometry, int(k)) if axis == "angle" and k else {}
 
@@ -198,10 +198,12 @@ class CTInstrument(Instrument):
         members = designs.get("members")
         views = len(geometry.angles) if members is None else int((members > 0).sum())
         dose = views if geometry.dose is None else sum(geometry.dose)
+        if "dose" in designs:
+            dose = float(designs["dose"].sum())
         return {"views": str(views), "dose": f"{dose:.6g} times that of one view"}
 
     def show_design(self, geometry: Any, designs: Mapping[str, Tensor], figure: Any) -> bool:
-        """The fan of views."""
+        """The fan of views, or the dose of each."""
         from labrecon_ct.designs import draw_views
 
         return draw_views(geometry, designs, figure)

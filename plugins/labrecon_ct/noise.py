@@ -7,11 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from labrecon.design import Budget
 from labrecon.noise import Gaussian, Noise, NoiseError, PoissonGaussian
 
 __all__ = ["TransmissionNoise", "line_integral_noise", "photon_transfer", "statistical_weights"]
 
 FLOOR = 1.0
+#: Least dose of a view that is designed, relative to the open beam.
+LEAST_DOSE = 0.01
 
 
 def statistical_weights(photons: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
@@ -85,21 +88,36 @@ class TransmissionNoise(Noise):
     Args:
         open_beam: ``N₀`` in photons; a number, or a tensor that broadcasts to the data.
         sigma: electronic noise in photons.
+        dose: factor of ``N₀`` (view): the design ``dose``, whose sum is a budget.
     """
 
     open_beam: Tensor
     sigma: Tensor
 
-    def __init__(self, open_beam: Tensor | float, sigma: Tensor | float = 0.0) -> None:
+    def __init__(
+        self,
+        open_beam: Tensor | float,
+        sigma: Tensor | float = 0.0,
+        dose: Tensor | None = None,
+    ) -> None:
         super().__init__()
         for name, value, low in (("open_beam", open_beam, FLOOR), ("sigma", sigma, 0.0)):
             tensor = torch.as_tensor(value, dtype=torch.float64)
             if not bool((tensor >= low).all()) or not bool(torch.isfinite(tensor).all()):
                 raise NoiseError(f"{name} must be finite and at least {low:g}, in photons")
             self.register_buffer(name, tensor)
+        self._dosed = dose is not None
+        if dose is not None:
+            least = min(LEAST_DOSE, float(dose.min()))
+            feasible = Budget(float(dose.double().sum()), unit="views", low=least)
+            self.design("dose", dose.double(), feasible)
 
     def _beam(self, like: Tensor) -> Tensor:
-        return self.open_beam.to(like.dtype)
+        beam = self.open_beam
+        if self._dosed:
+            # Views come before columns, and after the rows of a 3D scan.
+            beam = (beam * self.get_parameter("dose")[:, None]).clamp_min(FLOOR)
+        return beam.to(like.dtype)
 
     def precision(self, lines: Tensor) -> Tensor:
         """Inverse variance of line integrals."""

@@ -9,9 +9,10 @@ from torch import Tensor
 from labrecon import FitConfig, Gaussian, Operator, Space, fit
 from labrecon.design import Box, Budget, Quantised
 from labrecon.learners import Design, Jitter, ObjectSamples, Supervised, parse_jitter
-from labrecon.networks import Tikhonov, Unrolled
+from labrecon.networks import Equilibrium, Tikhonov, Unrolled
 from labrecon.operators import Matrix
-from labrecon.solvers import GradientDescent
+from labrecon.priors import Tikhonov as TikhonovPrior
+from labrecon.solvers import ISTA, GradientDescent
 
 
 class Camera(Operator):
@@ -51,6 +52,21 @@ def test_the_derivative_is_that_of_the_whole_experiment() -> None:
             moved[i] -= sign * 1e-6
             operator.place({"times": moved})
         assert float(gradient[i]) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
+
+
+def test_through_an_equilibrium_the_derivative_is_that_of_its_fixed_point() -> None:
+    """The fixed point of ISTA with a quadratic prior is Tikhonov's estimate, in closed form."""
+    rho, found = 0.3, []
+    for network in (
+        Tikhonov(rho),
+        Equilibrium(ISTA(prior=TikhonovPrior(rho), step_size=0.2), iterations=500, tolerance=1e-12),
+    ):
+        operator = Camera(torch.tensor([0.3, 1.0, 0.7, 2.0]))
+        learner = Design(network, operator, Gaussian(0.1), designs=["times"])
+        batch = ObjectSamples(objects(6, torch.ones(4)), fixed=True).batch(range(6), 0)
+        value, _ = learner.loss(batch)
+        found.append(torch.autograd.grad(value, operator.times)[0])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.slow

@@ -2,8 +2,8 @@
 
 import json
 import logging
-import warnings
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
