@@ -159,7 +159,9 @@ def _problems(
     samples = data.validation if held else data.train
     count = len(samples) if held else min(recipe.classical.objects, len(samples))
     jitter = Jitter(experiment.operator, {} if held else recipe.design.jitter)
-    problems, size = [], recipe.config.batch_size
+    # A solver that calibrates finds one set of nuisances per problem, and each object has its own.
+    calibrates = bool(order.plan.solver.options.get("nuisances"))
+    problems, size = [], 1 if calibrates else recipe.config.batch_size
     for begin in range(0, count, size):
         batch = samples.batch(range(begin, min(begin + size, count)), -1)
         x = batch.objects.to(order.device)

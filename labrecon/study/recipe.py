@@ -12,6 +12,12 @@ from labrecon.train.recipe import LearnerTable, TrainRecipe
 __all__ = ["DesignRecipe", "DesignTable", "EvaluationTable"]
 
 
+class DesignLearnerTable(LearnerTable):
+    """``[learner]``: how designs are learned."""
+
+    name: str = "design"
+
+
 class DesignTable(Table):
     """``[design]``: what is learned, and how."""
 
@@ -56,6 +62,6 @@ class EvaluationTable(Table):
 class DesignRecipe(TrainRecipe):
     """Everything that decides what comes out of a design study."""
 
-    learner: LearnerTable = LearnerTable(name="design")
+    learner: DesignLearnerTable = DesignLearnerTable()
     design: DesignTable = DesignTable()
     evaluation: EvaluationTable = EvaluationTable()
