@@ -172,7 +172,7 @@ class Hooks:
 
     @hookspec
     def labrecon_report_sections(self) -> Registry:  # type: ignore[empty-body]
-        """Sections of the report: ``section(data)`` returns HTML.
+        """Sections of the report: ``section(data)`` returns HTML, or "" where it has none.
 
         ``data`` is a `labrecon.report.ReportData`: instrument, scan, outcomes, provenance. Escape
         what comes from a file.

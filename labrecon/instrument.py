@@ -119,6 +119,7 @@ class Instrument(ABC):
         unit: unit of the object's values (``"1/mm"``), for volumes and grey-scale bars.
         data_unit: unit of the data as `operator` predicts them.
         limits: the lowest and highest value that an object can have, in ``unit``.
+        upward: axes that grow upwards in pictures, such as ``("y",)`` of the sky.
         tolerances: relative differences of geometry fields up to which a network that was trained
             with other values serves all the same: infinite for what is found anew in each scan,
             such as a rotation centre. Fields that are not named must agree.
@@ -130,6 +131,7 @@ class Instrument(ABC):
     unit: ClassVar[str] = ""
     data_unit: ClassVar[str] = ""
     limits: ClassVar[tuple[float | None, float | None]] = (None, None)
+    upward: ClassVar[tuple[str, ...]] = ()
     tolerances: ClassVar[Mapping[str, float]] = {}
 
     @abstractmethod

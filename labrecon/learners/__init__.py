@@ -7,7 +7,13 @@ from labrecon.learners.fisher import FisherDesign, fisher_information
 from labrecon.learners.greedy import greedy
 from labrecon.learners.jitter import Jitter, parse_jitter
 from labrecon.learners.losses import l1, mse, one_minus_ssim
-from labrecon.learners.samples import ObjectBatch, ObjectSamples, PairSamples, split
+from labrecon.learners.samples import (
+    ObjectBatch,
+    ObjectSamples,
+    PairSamples,
+    sample_generator,
+    split,
+)
 from labrecon.learners.supervised import Supervised
 
 __all__ = [
@@ -28,5 +34,6 @@ __all__ = [
     "mse",
     "one_minus_ssim",
     "parse_jitter",
+    "sample_generator",
     "split",
 ]

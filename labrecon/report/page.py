@@ -95,5 +95,6 @@ def _plugin_sections(data: ReportData, host: Host) -> list[Section]:
         except Exception as error:
             told = html.escape(f"{type(error).__name__}: {error}")
             body = f'<p class="warning">This section of a plugin failed: {told}</p>'
-        sections.append(Section(name, html=body))
+        if body:
+            sections.append(Section(name, html=body))
     return sections

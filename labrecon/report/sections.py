@@ -57,6 +57,11 @@ def _modulus(image: Array) -> Array:
     return np.abs(image) if np.iscomplexobj(image) else image
 
 
+def _upright(data: ReportData, image: Array, axis: str) -> Array:
+    """With its first row at the bottom where the axis of the rows grows upwards."""
+    return image[::-1] if axis in data.instrument.upward else image
+
+
 def _reconstruction(data: ReportData) -> Section:
     x = data.main.solution.x
     if x.ndim < 2:
@@ -65,13 +70,17 @@ def _reconstruction(data: ReportData) -> Section:
     images = _images(data, x)
     window = window_of([image for _, image, _ in images])
     unit = data.unit
-    shown = [picture(t, image, window, unit=unit, pixel=p) for t, image, p in images]
+    down = data.axes[-2]
+    shown = [
+        picture(t, _upright(data, image, down), window, unit=unit, pixel=p)
+        for t, image, p in images
+    ]
     if x.is_complex():
         planes = slices(_array(x), data.axes, data.voxel_size)
         shown += [
             picture(
                 f"{t} phase".strip(),
-                np.angle(np.asarray(image, dtype=np.complex64)),
+                np.angle(np.asarray(_upright(data, image, down), dtype=np.complex64)),
                 (-np.pi, np.pi),
                 unit="rad",
                 colours="twilight",
@@ -114,6 +123,7 @@ def _comparison(data: ReportData) -> Section | None:
     shown = []
     for title, other in named:
         plane, image, pixel = _images(data, other)[0]
+        image = _upright(data, image, data.axes[-2])
         shown.append(picture(title, image, window, unit=unit, pixel=pixel, note=plane))
     told = data.provenance["reconstructions"]
     metrics = tuple(told[0]["metrics"])
@@ -164,11 +174,14 @@ def _data(data: ReportData) -> Section | None:
     if np.iscomplexobj(measured):
         scaled, unit = [np.log10(image + 1e-12 * image.max()) for image in scaled], "log₁₀ |·|"
     window = window_of(scaled[:1])
-    axes = f"{space.axes[-2]} ↓   {space.axes[-1]} →   {where}"
+    down = space.axes[-2]
+    arrow = "↑" if down in data.instrument.upward else "↓"
+    axes = f"{down} {arrow}   {space.axes[-1]} →   {where}"
+    first, second, left = (_upright(data, a, down) for a in (*scaled, residual.real))
     shown = [
-        data_picture("measured", scaled[0], window, unit=unit, note=axes),
-        data_picture("predicted", scaled[1], window, unit=unit, note=axes),
-        data_picture("residual", residual.real, (-4, 4), unit="σ", colours="RdBu_r", note=axes),
+        data_picture("measured", first, window, unit=unit, note=axes),
+        data_picture("predicted", second, window, unit=unit, note=axes),
+        data_picture("residual", left, (-4, 4), unit="σ", colours="RdBu_r", note=axes),
     ]
     return Section("Data and residual", note, pictures=shown)
 

@@ -2,52 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 from torch import Tensor
 
-__all__ = ["ZERNIKES", "noll", "pupil", "zernike"]
+from labrecon.zernike import zernike
+
+__all__ = ["ZERNIKES", "pupil"]
 
 #: Coefficients of a pupil: tilt, defocus, astigmatism, coma, trefoil, spherical, by Noll's index.
 ZERNIKES = 15
-
-
-@functools.cache
-def noll(j: int) -> tuple[int, int]:
-    """Degree ``n`` and order ``m`` of Noll's (1976) index; negative orders are sines.
-
-    Example:
-        >>> [noll(j) for j in (1, 2, 3, 4, 11)]
-        [(0, 0), (1, 1), (1, -1), (2, 0), (4, 0)]
-    """
-    n = 0
-    while (n + 1) * (n + 2) // 2 < j:
-        n += 1
-    rest = j - n * (n + 1) // 2 - 1
-    # Orders of a degree: each twice but 0, from the lowest.
-    order = 2 * ((rest + 1) // 2) if n % 2 == 0 else 1 + 2 * (rest // 2)
-    return n, order if j % 2 == 0 or order == 0 else -order
-
-
-def zernike(j: int, y: Tensor, x: Tensor) -> Tensor:
-    """``Z_j`` at points of the unit disc, of unit root mean square there (Noll 1976)."""
-    n, m = noll(j)
-    order, square = abs(m), x * x + y * y
-    radial = torch.zeros_like(square)
-    for s in range((n - order) // 2 + 1):
-        factor = (-1) ** s * math.factorial(n - s)
-        factor //= math.factorial(s) * math.factorial((n + order) // 2 - s)
-        radial = radial + factor / math.factorial((n - order) // 2 - s) * square ** (
-            (n - order) // 2 - s
-        )
-    # ρ^m cos mθ and ρ^m sin mθ are polynomials of x and y: no angle is undefined in the middle.
-    c, s_ = torch.ones_like(x), torch.zeros_like(x)
-    for _ in range(order):
-        c, s_ = c * x - s_ * y, c * y + s_ * x
-    norm = math.sqrt((2.0 if m else 1.0) * (n + 1))
-    return norm * radial * (s_ if m < 0 else c)
 
 
 def pupil(

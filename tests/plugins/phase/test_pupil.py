@@ -7,7 +7,8 @@ import pytest
 import torch
 from phase_cases import ABERRATION, F64, lens, microscope
 
-from labrecon_phase.pupil import ZERNIKES, noll, pupil, zernike
+from labrecon.zernike import noll, zernike
+from labrecon_phase.pupil import ZERNIKES, pupil
 
 OPTICS = {"wavelength": 0.5, "na": 0.25, "index": 1.0, "defocus": 0.0, "edge": 0.0}
 

@@ -1,0 +1,39 @@
+"""Coronagraphs for labrecon: planets in FITS cubes, star images, dark zones."""
+
+from __future__ import annotations
+
+from labrecon.plugins import hookimpl
+
+LABRECON_CONTRACT = (1, 0)
+
+
+@hookimpl
+def labrecon_instruments() -> dict[str, str]:
+    """Differential imaging and optics; nothing heavy is imported before it is used."""
+    return {
+        "coronagraph": "labrecon_coronagraph.instrument:CoronagraphInstrument",
+        "wavefront": "labrecon_coronagraph.wavefront_instrument:WavefrontInstrument",
+    }
+
+
+@hookimpl
+def labrecon_operators() -> dict[str, str]:
+    """Planets in a turning sky, the star's courses in time, images of a star, drifts."""
+    return {
+        "adi-sequence": "labrecon_coronagraph.sequence:ADISequence",
+        "autoregression": "labrecon_coronagraph.autoregression:Autoregression",
+        "speckle-projection": "labrecon_coronagraph.speckles:SpeckleProjection",
+        "star-images": "labrecon_coronagraph.star_images:StarImages",
+    }
+
+
+@hookimpl
+def labrecon_learners() -> dict[str, str]:
+    """Optics that make a zone of the image dark."""
+    return {"dark-zone": "labrecon_coronagraph.dark_zone:DarkZone"}
+
+
+@hookimpl
+def labrecon_report_sections() -> dict[str, str]:
+    """What was found around the star."""
+    return {"Around the star": "labrecon_coronagraph.report_section:around_the_star"}

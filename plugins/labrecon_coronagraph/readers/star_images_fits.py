@@ -1,0 +1,77 @@
+"""Images of a star in FITS, with the optics in a JSON file beside them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from labrecon.instrument import ReaderError, Scan
+from labrecon.io.atomic import write_file
+from labrecon_coronagraph.optics_geometry import OpticsGeometry
+from labrecon_coronagraph.readers.fits_file import hdus, is_fits
+from labrecon_coronagraph.wavefront_instrument import WavefrontInstrument
+
+__all__ = ["StarImagesReader"]
+
+
+class StarImagesReader:
+    """``NAME.fits`` (frame, image, y, x), or (image, y, x) of one frame, with ``NAME.json``.
+
+    The JSON file is the geometry (`OpticsGeometry`), the images are in units of the star's peak
+    without mask and apodizer: counts less the dark, over the exposure and over that peak.
+    """
+
+    suffix = ".fits"
+
+    def matches(self, path: Path) -> bool:
+        """A FITS file with a JSON file beside it."""
+        return is_fits(path) and path.with_suffix(".json").is_file()
+
+    def read(self, path: Path) -> Scan:
+        """The images.
+
+        Raises:
+            ReaderError: damaged files, a geometry that is none, other sizes, NaN.
+        """
+        beside = path.with_suffix(".json")
+        try:
+            geometry = OpticsGeometry.model_validate_json(beside.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ReaderError(f"{beside.name} is no geometry of the optics: {error}") from error
+        values = np.asarray(hdus(path)[0].data)
+        expected = (geometry.frames, len(geometry.diversity), geometry.pixels, geometry.pixels)
+        if values.ndim == 3 and geometry.frames == 1:
+            values = values[None]
+        if values.shape != expected or values.dtype.kind not in "fiu":
+            raise ReaderError(
+                f"{path.name} holds {values.dtype} of {values.shape}, expected real (frame, image, "
+                f"y, x) = {expected} by {beside.name}"
+            )
+        bad = int((~np.isfinite(values)).sum())
+        if bad:
+            raise ReaderError(f"{path.name}: {bad} of {values.size} samples are NaN or infinite")
+        if float(values.max()) > 1.5:
+            raise ReaderError(
+                f"{path.name} reaches {float(values.max()):.4g}: images are in units of the star's "
+                "peak without mask, so divide counts by that peak"
+            )
+        return Scan(
+            torch.from_numpy(values.astype(np.float64)),
+            geometry,
+            WavefrontInstrument().noise(geometry),
+            found={"images": " × ".join(map(str, expected)) + f", {values.dtype}"},
+        )
+
+    def write(self, scan: Scan, path: Path) -> None:
+        """Images and geometry, as `read` reads them."""
+        from astropy.io import fits
+
+        assert isinstance(scan.geometry, OpticsGeometry)
+        buffer = io.BytesIO()
+        fits.PrimaryHDU(scan.data.numpy()).writeto(buffer)
+        write_file(path.with_suffix(".json"), scan.geometry.model_dump_json(indent=1), force=True)
+        write_file(path, buffer.getvalue(), force=True)

@@ -1,0 +1,137 @@
+"""The star's centre: that of the point symmetry of its halo."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from labrecon import Scan
+from labrecon.instrument import Curve
+from labrecon_coronagraph.derotation import sampled
+from labrecon_coronagraph.steps.requirements import StepError, geometry_of, not_applicable
+
+__all__ = ["asymmetry", "centre"]
+
+#: Asymmetry of the best centre, above which it is no centre: noise alone has 1.
+LARGEST_ASYMMETRY = 0.5
+
+
+def centre(
+    scan: Scan,
+    *,
+    position: Sequence[float] | None = None,
+    radius: float | None = None,
+    search: float = 5.0,
+) -> Scan:
+    """Find the star behind the mask, or set it.
+
+    ``argmin_c Σ_d (I(c + d) − I(c − d))² / Σ_d [(I(c + d) − Ī)² + (I(c − d) − Ī)²]`` over a disc of
+    the median frame: the ring of a vortex, the halo of a Lyot coronagraph and the image of a star
+    without a mask are all their own mirror images. Around the best point of a coarse grid a
+    paraboloid is fitted in ever smaller steps.
+
+    Args:
+        scan: frames of a star that stands still.
+        position: set the centre to (y, x) in pixels, counted from 0, instead of searching.
+        radius: of the disc in pixels; ``3 λ/D`` by default.
+        search: half width of the search around the centre of the geometry, in pixels.
+
+    Raises:
+        StepError: a position off the frame, a search that does not fit on it, or speckles that were
+            taken out before.
+    """
+    geometry = geometry_of(scan)
+    if geometry.speckles is not None:
+        raise StepError("put centre before speckles, which takes the star out")
+    if position is not None:
+        if len(position) != 2 or not all(
+            0 <= at <= n - 1 for at, n in zip(position, geometry.shape, strict=True)
+        ):
+            raise StepError(
+                f"position {list(position)} is not (y, x) on a frame of {geometry.shape} pixels"
+            )
+        found = (float(position[0]), float(position[1]))
+        moved = geometry.changed(centre=found)
+        return scan.replace(geometry=moved).with_step("centre", position=list(found), given=True)
+    reach = 3 * geometry.resolution if radius is None else radius
+    room = min(min(at, n - 1 - at) for at, n in zip(geometry.centre, geometry.shape, strict=True))
+    if reach < 2 or search <= 0 or reach + search > room:
+        raise StepError(
+            f"a disc of radius {reach:.3g} moved by up to {search:g} pixels does not fit on the "
+            f"frame around {geometry.centre}: give a smaller radius (2 at least) or search"
+        )
+    image = scan.data.double().quantile(0.5, dim=0)
+    best, curve = _coarse(image, geometry.centre, reach, search)
+    edge = max(abs(b - c) for b, c in zip(best, geometry.centre, strict=True)) > search - 0.4
+    step = 0.25
+    while step > 0.01:
+        best = _vertex(image, best, reach, step)
+        step /= 2
+    least = float(asymmetry(image, torch.tensor([best], dtype=torch.float64), reach)[0])
+    if edge or least > LARGEST_ASYMMETRY:
+        why = "at the edge of the search" if edge else "no symmetric point"
+        return not_applicable(scan, "centre", f"{why}: that of the geometry is kept",
+                              asymmetry=least, position=list(geometry.centre))  # fmt: skip
+    return scan.replace(geometry=geometry.changed(centre=best)).with_step(
+        "centre", curve=curve, position=list(best), asymmetry=least, radius=reach
+    )
+
+
+def asymmetry(image: Tensor, centres: Tensor, radius: float) -> Tensor:
+    """What `centre` minimises, (centre,): 0 for point symmetry, 1 for noise.
+
+    Args:
+        image: (y, x).
+        centres: (centre, 2) in pixels (y, x).
+        radius: of the disc in pixels.
+    """
+    half = math.floor(radius)
+    ticks = torch.arange(-half, half + 1, dtype=torch.float64)
+    y, x = torch.meshgrid(ticks, ticks, indexing="ij")
+    inside = torch.hypot(y, x) <= radius
+    y, x = y[inside], x[inside]
+    # Each pair of opposite places counts twice in both sums.
+    here = sampled(image, centres[:, :1] + y, centres[:, 1:] + x)
+    there = here.flip(1)
+    spread = here - here.mean(1, keepdim=True)
+    scale = 2 * spread.square().sum(1)
+    return (here - there).square().sum(1) / torch.where(scale > 0, scale, 1.0)
+
+
+def _coarse(
+    image: Tensor, start: tuple[float, float], radius: float, search: float
+) -> tuple[tuple[float, float], Curve]:
+    ticks = torch.arange(-search, search + 1e-9, 0.5, dtype=torch.float64)
+    rows, columns = torch.meshgrid(start[0] + ticks, start[1] + ticks, indexing="ij")
+    tried = torch.stack([rows.flatten(), columns.flatten()], 1)
+    scores = asymmetry(image, tried, radius)
+    at = int(scores.argmin())
+    line = scores.reshape(rows.shape)[at // len(ticks)]
+    curve = Curve(
+        "Search for the star",
+        columns[0].tolist(),
+        line.tolist(),
+        "column",
+        "asymmetry about the point (smaller is better)",
+        float(tried[at, 1]),
+    )
+    return (float(tried[at, 0]), float(tried[at, 1])), curve
+
+
+def _vertex(
+    image: Tensor, around: tuple[float, float], radius: float, step: float
+) -> tuple[float, float]:
+    """Of the paraboloid through nine points, at most one step away."""
+    ticks = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    y, x = (v.flatten() for v in torch.meshgrid(ticks, ticks, indexing="ij"))
+    places = torch.tensor(around, dtype=torch.float64) + step * torch.stack([y, x], 1)
+    terms = torch.stack([torch.ones_like(y), y, x, y * y, x * x, x * y], 1)
+    fit = torch.linalg.lstsq(terms, asymmetry(image, places, radius)[:, None]).solution[:, 0]
+    hessian = torch.stack([torch.stack([2 * fit[3], fit[5]]), torch.stack([fit[5], 2 * fit[4]])])
+    if bool((torch.linalg.eigvalsh(hessian) <= 0).any()):
+        return around
+    move = torch.linalg.solve(hessian, -fit[1:3]).clamp(-1, 1) * step
+    return around[0] + float(move[0]), around[1] + float(move[1])
