@@ -47,6 +47,7 @@ def labrecon(labrecon_command, toy_environment, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_an_installed_instrument(labrecon, tmp_path):
     done = labrecon("check", "toy", "--html", "page.html", "--skip", "memory")
     assert done.returncode == 0, done.stderr
@@ -62,6 +63,7 @@ def test_an_installed_instrument(labrecon, tmp_path):
     assert "page.html exists" in again.stderr
 
 
+@pytest.mark.slow
 def test_json(labrecon):
     done = labrecon("check", "toy", "--json", "--only", "adjoint", "--only", "noise")
     told = json.loads(done.stdout)

@@ -270,6 +270,7 @@ def test_whole_program(toy_environment, labrecon_command, toy_scan, tmp_path):
         assert file["entry/data/data"].dtype == np.float32
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_resume(toy_environment, labrecon_command, toy_scan, tmp_path):
     """A real SIGINT in a solve; --resume ends with the bits of an uninterrupted run."""
     words = ["recon", "toy", str(toy_scan), "--json", "--set", "solver.iterations=300", "-o"]

@@ -174,6 +174,7 @@ def install(site, name, entry, code, metadata="", version="2.0"):
     (site / f"{entry}_module.py").write_text(code)
 
 
+@pytest.mark.slow
 def test_broken_plugins_never_take_the_program_down(tmp_path):
     site = tmp_path / "site"
     site.mkdir()

@@ -326,6 +326,7 @@ def interrupt_at(monkeypatch, applications: int) -> None:
     monkeypatch.setattr(ToyOperator, "forward", counting)
 
 
+@pytest.mark.slow
 def test_interrupt_and_resume(monkeypatch, toy_host, toy_scan, out):
     recipe = {
         "solver": {"name": "fista", "iterations": 300, "restart": True},

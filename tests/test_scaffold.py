@@ -159,6 +159,7 @@ def lab(tmp_path, host):
     return run
 
 
+@pytest.mark.slow
 def test_from_a_new_package_to_a_report(lab, tmp_path):
     assert lab("simulate", "lab_camera", "scan.h5", "--seed", "3").returncode == 0
     done = lab("recon", "lab_camera", "scan.h5", "-o", "out", "--json")

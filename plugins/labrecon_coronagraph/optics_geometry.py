@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from labrecon import Array
+from labrecon_coronagraph.geometry import MAS
 
 __all__ = ["OpticsGeometry"]
-
-#: Milliarcseconds of a radian.
-MAS = 180 / math.pi * 3.6e6
 
 
 class OpticsGeometry(BaseModel):

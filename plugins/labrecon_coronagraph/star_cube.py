@@ -9,7 +9,7 @@ from torch import Tensor
 
 from labrecon_coronagraph.focal_masks import NoMask, Vortex
 from labrecon_coronagraph.fourier import Grid
-from labrecon_coronagraph.geometry import CoronagraphGeometry
+from labrecon_coronagraph.geometry import MAS, CoronagraphGeometry
 from labrecon_coronagraph.propagation import Coronagraph
 from labrecon_coronagraph.pupils import circular
 
@@ -67,7 +67,7 @@ def airy(pixel_scale: float, wavelength: float, diameter: float, pixels: int) ->
         diameter: of the telescope in m.
         pixels: along each axis, odd.
     """
-    step = pixel_scale / (wavelength * 1e-6 / diameter * 180 / math.pi * 3.6e6)
+    step = pixel_scale / (wavelength * 1e-6 / diameter * MAS)
     stop = circular(SAMPLES, diameter=LYOT)
     optics = Coronagraph(
         circular(SAMPLES), NoMask(), image=Grid.centred(pixels, step), lyot_stop=stop

@@ -13,7 +13,8 @@ from torch import Tensor
 from labrecon.instrument import Instrument, ReaderError, Scan
 from labrecon.noise import Noise, PoissonGaussian, Scaled
 from labrecon.operator import Operator
-from labrecon_coronagraph.optics_geometry import MAS, OpticsGeometry
+from labrecon_coronagraph.geometry import MAS
+from labrecon_coronagraph.optics_geometry import OpticsGeometry
 
 __all__ = ["WavefrontInstrument"]
 

@@ -361,6 +361,7 @@ def test_wrong_instrument_is_caught(name):
     assert set(report.failures) <= allowed, set(report.failures) - allowed
 
 
+@pytest.mark.slow
 def test_the_right_one_passes_without_a_warning():
     report = check_instrument(GoodInstrument())
     assert report.counts()["warned"] == 0

@@ -14,8 +14,9 @@ from labrecon.priors import Tikhonov
 from labrecon.solvers import GaussNewton
 from labrecon_coronagraph.aberrations import zernikes
 from labrecon_coronagraph.autoregression import Autoregression
+from labrecon_coronagraph.geometry import MAS
 from labrecon_coronagraph.optics_fits import export_optics
-from labrecon_coronagraph.optics_geometry import MAS, OpticsGeometry
+from labrecon_coronagraph.optics_geometry import OpticsGeometry
 from labrecon_coronagraph.star_images import StarImages
 from labrecon_coronagraph.wavefront_instrument import WavefrontInstrument
 
