@@ -34,6 +34,15 @@ def labrecon_learners() -> dict[str, str]:
 
 
 @hookimpl
+def labrecon_feasible_sets() -> dict[str, str]:
+    """What apodizers and mirrors can be."""
+    return {
+        "microdots": "labrecon_coronagraph.microdots:Microdots",
+        "neighbour_steps": "labrecon_coronagraph.actuators:NeighbourSteps",
+    }
+
+
+@hookimpl
 def labrecon_report_sections() -> dict[str, str]:
     """What was found around the star."""
     return {"Around the star": "labrecon_coronagraph.report_section:around_the_star"}

@@ -37,6 +37,7 @@ class OpticsGeometry(BaseModel):
     apodizer: Literal["none", "prolate"] | Array = Field(
         "prolate", description="in the pupil; or its amplitude (y, x), 0 to 1"
     )
+    dots: bool = Field(False, description="the apodizer is printed: its samples are open or closed")
     lyot_stop: float | Array = Field(
         1.0, description="diameter of a round one times the pupil; or its transmission (y, x)"
     )

@@ -12,6 +12,7 @@ from labrecon import Operator, Space
 from labrecon.design import Box
 from labrecon_coronagraph.aberrations import actuator_places, influence_functions, zernikes
 from labrecon_coronagraph.actuators import mirror_commands
+from labrecon_coronagraph.microdots import Microdots
 from labrecon_coronagraph.optics import coronagraph_of
 from labrecon_coronagraph.optics_geometry import OpticsGeometry
 from labrecon_coronagraph.propagation import intensity
@@ -29,8 +30,9 @@ class StarImages(Operator):
     on, the known defocus of each diversity image, and the mirror's commands, in nm. Images
     (frame, diversity, y, x) are relative to the peak of the star without mask and apodizer.
 
-    Designs: ``apodizer`` (amplitude 0 to 1), ``phase`` (of a plate in the pupil, rad at λ0, the
-    same path at other wavelengths), ``lyot_stop`` (0 to 1), ``commands`` of the mirror in nm.
+    Designs: ``apodizer`` (amplitude 0 to 1, grey or of dots), ``phase`` (of a plate in the pupil,
+    rad at λ0, the same path at other wavelengths), ``lyot_stop`` (0 to 1), ``commands`` of the
+    mirror in nm.
     Nuisances: ``background`` (of a pixel) and ``flux``.
 
     Args:
@@ -68,7 +70,8 @@ class StarImages(Operator):
         defocus = zernikes(bare.pupil, 4)[3]
         known = torch.tensor(g.diversity, dtype=torch.float64)[:, None, None] * defocus
         self.register_buffer("known", known.to(dtype))
-        self.design("apodizer", bare.apodizer.to(dtype), Box(0.0, 1.0))
+        printed = Microdots() if g.dots else Box(0.0, 1.0)
+        self.design("apodizer", bare.apodizer.to(dtype), printed)
         plate = torch.zeros_like(bare.pupil) if g.phase is None else g.phase.tensor(dtype)
         self.design("phase", plate.to(dtype), Box(unit="rad"))
         self.design("lyot_stop", bare.lyot_stop.to(dtype), Box(0.0, 1.0))

@@ -11,6 +11,7 @@ from labrecon import FitConfig, fit
 from labrecon.learners import ObjectSamples
 from labrecon_coronagraph.actuators import mirror_commands
 from labrecon_coronagraph.dark_zone import DarkZone, dark_zone, inner_working_angle, transmission
+from labrecon_coronagraph.microdots import Microdots
 from labrecon_coronagraph.wavefront_instrument import WavefrontInstrument
 
 WAVEFRONT = WavefrontInstrument()
@@ -106,3 +107,37 @@ def test_what_is_refused() -> None:
         DarkZone(operator, dark_zone(operator, 30, 40))
     with pytest.raises(ValueError, match="zone is"):
         DarkZone(operator, torch.ones(3, 3))
+
+
+def test_dots_have_the_density_of_the_grey_and_scatter_far_out() -> None:
+    """Their rounding has hardly any low frequencies; rounding each sample alone has all."""
+    n = 64
+    y, x = torch.meshgrid(*2 * [torch.linspace(-1, 1, n, dtype=torch.float64)], indexing="ij")
+    grey = torch.exp(-(y.square() + x.square()))
+    dots = Microdots()
+    made = dots.harden(grey)
+    assert set(made.flatten().tolist()) == {0.0, 1.0}
+    assert not dots.violations(made)
+
+    def low(rounding: torch.Tensor) -> float:
+        spectrum = torch.fft.fft2(rounding).abs().square()
+        return float(spectrum[:5, :5].mean() / spectrum.mean())
+
+    assert low(made - grey) < 0.05
+    assert low(grey.round() - grey) > 1
+
+
+def test_a_printed_apodizer_hides_the_star_near_the_axis() -> None:
+    """An apodizer of dots has the prolate's contrast within a few λ/D, but not far out."""
+    scan = WAVEFRONT.example().changed(samples=256, pixels=32, diversity=(0.0,), dots=True, modes=1)
+    operator = WAVEFRONT.operator(scan)
+    learner = DarkZone(operator, dark_zone(operator, 2.5, 4), designs=("apodizer",))
+    nothing = torch.zeros(1, 1, 1, dtype=torch.float64)
+    clear = torch.ones_like(operator.optics.pupil)
+    with torch.no_grad():
+        operator.place({"apodizer": clear})
+        without = float(learner.contrast(nothing))
+        operator.place({"apodizer": operator.optics.apodizer})
+        assert learner.harden() == {"apodizer": {}}
+        dots = float(learner.contrast(nothing))
+    assert dots < 0.02 * without
