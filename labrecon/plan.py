@@ -210,6 +210,7 @@ def _plan(
     steps = [
         _step(recipe, (*at, "prepare", i), table, instrument)
         for i, table in enumerate(recipe.prepare if other is None else other.prepare)
+        if not table.skip
     ]
     options = recipe.operator
     solver, prior = recipe.solver, recipe.prior

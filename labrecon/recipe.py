@@ -54,6 +54,7 @@ class Prepare(OpenTable):
     """``[[prepare]]``: a preparation step of the instrument and its options."""
 
     step: str
+    skip: bool = Field(default=False, description="leave the step out")
 
 
 class SolverTable(OpenTable):

@@ -44,5 +44,8 @@ def labrecon_feasible_sets() -> dict[str, str]:
 
 @hookimpl
 def labrecon_report_sections() -> dict[str, str]:
-    """What was found around the star."""
-    return {"Around the star": "labrecon_coronagraph.report_section:around_the_star"}
+    """What was found around the star, and in its wavefront."""
+    return {
+        "Around the star": "labrecon_coronagraph.report_section:around_the_star",
+        "Aberrations": "labrecon_coronagraph.aberration_section:aberrations_found",
+    }

@@ -22,7 +22,7 @@ PREPARE: list[dict[str, Any]] = [
     {"step": "bad_pixels"},
     {"step": "centre"},
     {"step": "high_pass"},
-    {"step": "speckles", "modes": 15},
+    {"step": "speckles"},
 ]
 SPARSE: dict[str, Any] = {"name": "l1", "relative_weight": 0.3, "nonneg": True}
 FISTA: dict[str, Any] = {"name": "fista", "iterations": 30, "tolerance": 1e-3}

@@ -16,6 +16,8 @@ __all__ = ["matched_filter"]
 
 #: Places whose tracks are compared at once.
 CHUNK = 400
+#: Part of a planet's signal below which the projection has left too little of it to be told.
+LEAST_LEFT = 0.05
 
 
 def matched_filter(scan: Scan) -> tuple[Tensor, Tensor]:
@@ -23,6 +25,8 @@ def matched_filter(scan: Scan) -> tuple[Tensor, Tensor]:
 
     ``a_s`` is what the projected sequence sees of a planet of flux 1 at ``s``: its self-subtraction
     is in the model. ``W`` are weights over the noise's variance, which the step ``speckles`` sets.
+    Where the projection leaves less than 5 % of ``a_sᵀ W a_s`` both are 0: little rotation near
+    the star, or too many modes.
 
     Args:
         scan: prepared by the step ``speckles``.
@@ -38,8 +42,8 @@ def matched_filter(scan: Scan) -> tuple[Tensor, Tensor]:
     precision = precision / scan.noise.variance(precision)
     with torch.no_grad():
         projected = operator.adjoint(precision * scan.data)
-        information = _information(geometry, precision).to(projected)
-    known = information > 1e-9 * information.max()
+        information, part = (v.to(projected) for v in _information(geometry, precision))
+    known = (information > 1e-9 * information.max()) & (part > LEAST_LEFT)
     information = torch.where(known, information, 1.0)
     flux = torch.where(known, projected / information, 0.0)
     return flux, torch.where(known, information.rsqrt(), 0.0)
@@ -52,10 +56,11 @@ def _in_time(weights: Tensor) -> Tensor:
     return weights[0] if weights.ndim > 2 else weights
 
 
-def _information(geometry: CoronagraphGeometry, precision: Tensor) -> Tensor:
-    """``Σ_tu (I − V Vᵀ)_tu w(s) ρ(p_t − p_u)``, ``ρ`` the PSF's autocorrelation.
+def _information(geometry: CoronagraphGeometry, precision: Tensor) -> tuple[Tensor, Tensor]:
+    """``Σ_tu (I − V Vᵀ)_tu w(s) ρ(p_t − p_u)``, ``ρ`` the PSF's autocorrelation, (y, x).
 
-    ``w`` is the precision averaged over the square of the PSF, at the radius of the place.
+    ``w`` is the precision averaged over the square of the PSF, at the radius of the place. And
+    which part it is of what there would be without the projection.
     """
     psf = geometry.psf.tensor(torch.float64)
     sizes = [2 * n - 1 for n in psf.shape]
@@ -88,8 +93,10 @@ def _information(geometry: CoronagraphGeometry, precision: Tensor) -> Tensor:
         across = columns[:, t] - columns[:, u] + middle[1]
         parts.append((pairs[annulus[place]] * sampled(rho, down, across)).sum(1))
     at = radius.round().long().clamp_max(len(profile) - 1)
-    total = torch.cat(parts) * profile[at]
-    return total.reshape(geometry.field_shape) * transmission(geometry).square()
+    left = torch.cat(parts)
+    total = (left * profile[at]).reshape(geometry.field_shape) * transmission(geometry).square()
+    whole = geometry.frames * float(rho[middle[0], middle[1]])
+    return total, (left / whole).reshape(geometry.field_shape)
 
 
 def _profile(image: Tensor, geometry: CoronagraphGeometry) -> Tensor:

@@ -17,18 +17,13 @@ __all__ = ["coronagraph_of"]
 
 
 def coronagraph_of(geometry: OpticsGeometry) -> Coronagraph:
-    """Pupil, apodizer, mask and Lyot stop of a geometry, with its image and its wavelengths.
-
-    Raises:
-        ValueError: a prolate apodizer without a disc to be made for.
-    """
+    """Pupil, apodizer, mask and Lyot stop of a geometry, with its image and its wavelengths."""
     g = geometry
     pupil, mask = _pupil(g), _mask(g)
     if isinstance(g.apodizer, Array):
         apodizer = g.apodizer.tensor(torch.float64)
     elif g.apodizer == "prolate":
-        if not isinstance(mask, LyotDisc):
-            raise ValueError(f"a prolate apodizer is made for a disc, not for mask = {g.mask!r}")
+        assert isinstance(mask, LyotDisc)
         # With spiders it would change its sign; they are left to the Lyot stop.
         apodizer, _ = prolate(vlt(g.samples, spiders=False) if g.pupil == "vlt" else pupil, mask)
     else:

@@ -28,7 +28,7 @@ class OpticsGeometry(BaseModel):
     )
     obscuration: float = Field(0.0, ge=0, lt=1, description="of a circular pupil, in diameters")
     diameter: float = Field(8.0, gt=0, description="of the telescope in m")
-    wavelength: float = Field(1.593, gt=0, description="in the middle of the band, in µm")
+    wavelength: float = Field(1.593, gt=0, lt=40, description="in the middle of the band, in µm")
     bandwidth: float = Field(0.0, ge=0, lt=1, description="of the filter, relative to wavelength")
     colours: int = Field(1, ge=1, description="wavelengths by which the band is sampled")
     mask: Literal["disc", "vortex", "none"] = Field("disc", description="in the focal plane")
@@ -67,6 +67,11 @@ class OpticsGeometry(BaseModel):
             raise ValueError(
                 f"bandwidth {self.bandwidth:g} and {self.colours} colours: a band needs at least 2 "
                 "colours, one colour no bandwidth"
+            )
+        if self.mask != "disc" and self.apodizer == "prolate":
+            raise ValueError(
+                f"a prolate apodizer is made for a disc, not for mask = {self.mask!r}: give "
+                '"apodizer": "none"'
             )
         if self.mask == "vortex" and (self.charge == 0 or self.charge % 2):
             raise ValueError(f"the charge of a vortex is even, got {self.charge}")

@@ -53,7 +53,9 @@ def around_the_star(data: Any) -> str:
     return (
         "<p>Signal to noise of a planet at each place by the small-sample statistics of Mawet et "
         "al. 2014, in apertures of one full width at half maximum. North is up, east left. A "
-        "significance of 5 is one false alarm in 3.5 million places.</p>"
+        "significance of 5 is one false alarm in 3.5 million places; of a map's hundreds of places "
+        "one or two reach 3 by chance. Where the projection of the speckles leaves too little of a "
+        "planet nothing is shown. What one of the maps shows alone, try with fewer components.</p>"
         + _picture(shown, found, geometry, diameter)
         + _table(found, flux, geometry)
     )

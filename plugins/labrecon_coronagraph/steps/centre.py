@@ -25,8 +25,9 @@ def centre(
     position: Sequence[float] | None = None,
     radius: float | None = None,
     search: float = 5.0,
+    anew: bool = False,
 ) -> Scan:
-    """Find the star behind the mask, or set it.
+    """Find the star behind the mask, or set it; what the file tells of it is kept.
 
     ``argmin_c Σ_d (I(c + d) − I(c − d))² / Σ_d [(I(c + d) − Ī)² + (I(c − d) − Ī)²]`` over a disc of
     the median frame: the ring of a vortex, the halo of a Lyot coronagraph and the image of a star
@@ -38,6 +39,7 @@ def centre(
         position: set the centre to (y, x) in pixels, counted from 0, instead of searching.
         radius: of the disc in pixels; ``3 λ/D`` by default.
         search: half width of the search around the centre of the geometry, in pixels.
+        anew: search although the file tells where the star is.
 
     Raises:
         StepError: a position off the frame, a search that does not fit on it, or speckles that were
@@ -56,6 +58,10 @@ def centre(
         found = (float(position[0]), float(position[1]))
         moved = geometry.changed(centre=found)
         return scan.replace(geometry=moved).with_step("centre", position=list(found), given=True)
+    if "star" in scan.found and not anew:
+        return scan.with_step(
+            "centre", position=list(geometry.centre), source="the file; anew = true searches"
+        )
     reach = 3 * geometry.resolution if radius is None else radius
     room = min(min(at, n - 1 - at) for at, n in zip(geometry.centre, geometry.shape, strict=True))
     if reach < 2 or search <= 0 or reach + search > room:

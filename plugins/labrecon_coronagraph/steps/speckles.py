@@ -24,7 +24,7 @@ __all__ = ["speckles"]
 def speckles(
     scan: Scan,
     *,
-    modes: int = 10,
+    modes: int | None = None,
     inner: float | None = None,
     outer: float | None = None,
     width: float | None = None,
@@ -38,7 +38,8 @@ def speckles(
 
     Args:
         scan: frames, centred (step ``centre``), each pixel with the same weight in all of them.
-        modes: principal components besides the mean in time.
+        modes: principal components besides the mean in time; by default a quarter of the frames, up
+            to 15. More take the planets, too.
         inner: radius in pixels inside which nothing is modelled; ``λ/D`` by default.
         outer: where the model ends; the largest circle on the frame by default.
         width: of annuli with courses of their own in pixels; one annulus by default.
@@ -51,6 +52,8 @@ def speckles(
     geometry = geometry_of(scan)
     if geometry.speckles is not None:
         raise StepError("speckles were taken out already: leave one of the steps out")
+    planets = [_planet(values) for values in planets]
+    modes = min(15, geometry.frames // 4) if modes is None else modes
     first, last = whole_field(geometry)
     first, last = (first if inner is None else inner), (last if outer is None else outer)
     if not 0 <= first < last:
@@ -89,6 +92,15 @@ def speckles(
         sigma=least,
         largest_sigma=float(deviation[used].max()),
     )
+
+
+def _planet(values: Sequence[float]) -> list[float]:
+    if not isinstance(values, Sequence) or len(values) != 3:
+        raise StepError(
+            f"planets is a list of [separation in arcsec, position angle in degrees, flux in the "
+            f"unit of the data] each; got {values}"
+        )
+    return [float(value) for value in values]
 
 
 def _mask(scan: Scan) -> Tensor:

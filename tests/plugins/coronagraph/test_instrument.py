@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,14 +11,20 @@ import pytest
 import torch
 from astropy.io import fits
 
+from labrecon import Scan
 from labrecon.instrument import ReaderError
 from labrecon.recon import reconstruct
 from labrecon.testing import check_instrument
+from labrecon_coronagraph.aberration_section import aberrations_found
+from labrecon_coronagraph.injection import Planet, inject
 from labrecon_coronagraph.instrument import CoronagraphInstrument
 from labrecon_coronagraph.readers.fits_cube import FitsCubeReader
 from labrecon_coronagraph.readers.star_images_fits import StarImagesReader
 from labrecon_coronagraph.report_section import around_the_star
 from labrecon_coronagraph.sky import separation_and_angle, sky_offsets
+from labrecon_coronagraph.star_cube import star_cube
+from labrecon_coronagraph.steps.centre import centre
+from labrecon_coronagraph.steps.speckles import speckles
 from labrecon_coronagraph.wavefront_instrument import WavefrontInstrument
 
 CORONAGRAPH, WAVEFRONT = CoronagraphInstrument(), WavefrontInstrument()
@@ -74,7 +81,71 @@ def test_the_section_is_for_sequences_alone() -> None:
     class Report:
         scan = WAVEFRONT.simulate(WAVEFRONT.example(), torch.Generator().manual_seed(0))
 
+    class Night:
+        scan = CORONAGRAPH.simulate(CORONAGRAPH.example(), torch.Generator().manual_seed(0))
+
     assert around_the_star(Report()) == ""
+    assert aberrations_found(Night()) == ""
+
+
+def test_aberrations_are_told_by_name(tmp_path: Path) -> None:
+    result = reconstruct("wavefront", star_images(tmp_path), tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    row = re.search(r"<td>4</td><td>defocus</td><td>([^<]*)</td>", page)
+    assert row is not None
+    assert float(row[1]) == pytest.approx(float(result.volume[0, 2]), rel=1e-2)
+
+
+@pytest.mark.slow
+def test_planets_that_outshine_the_speckles(tmp_path: Path) -> None:
+    """A star that does not change: planets are what changes, and are taken for its courses.
+
+    Without components both are found, and nothing beside them; with some, nothing is listed far
+    from them.
+    """
+    geometry = CORONAGRAPH.example()
+    assert geometry.star_flux is not None
+    generator = torch.Generator().manual_seed(3)
+    still = star_cube(geometry.changed(angles=geometry.angles[:1]), generator)
+    star = geometry.star_flux * still.expand(geometry.frames, -1, -1).float()
+    planets = [Planet(0.30, 120.0, 200.0), Planet(0.45, 300.0, 100.0)]
+    data = inject(star, geometry, planets)
+    data = data + 2.0 * torch.randn(data.shape, generator=generator)
+    FitsCubeReader().write(Scan(data, geometry), tmp_path / "night.fits")
+    for modes in (0, None):
+        options = [] if modes is None else [f"prepare.speckles.modes={modes}"]
+        out = tmp_path / f"out-{modes}"
+        reconstruct("coronagraph", tmp_path / "night.fits", out, overrides=options)
+        strong = [row for row in detected(out / "report.html") if row[3] > 4]
+        near = [
+            [planet for planet in planets if abs(row[0] - planet.separation) < 0.04
+             and abs(row[1] - planet.position_angle) < 8]
+            for row in strong
+        ]  # fmt: skip
+        assert all(len(found) == 1 for found in near)
+        if modes == 0:
+            assert len(strong) == 2
+
+
+def test_steps_can_be_left_out(tmp_path: Path) -> None:
+    scan = CORONAGRAPH.simulate(CORONAGRAPH.example(), torch.Generator().manual_seed(0))
+    FitsCubeReader().write(scan, tmp_path / "night.fits")
+    quick = ["solver.iterations=2", "prepare.high_pass.skip=true"]
+    result = reconstruct("coronagraph", tmp_path / "night.fits", tmp_path / "out", overrides=quick)
+    told = (result.output / "provenance.json").read_text()
+    steps = [one["step"] for one in json.loads(told)["steps"]]
+    assert steps == ["bad_frames", "bad_pixels", "centre", "speckles"]
+
+
+def test_the_star_of_the_file_is_kept_and_planets_are_three_numbers() -> None:
+    scan = CORONAGRAPH.simulate(CORONAGRAPH.example(), torch.Generator().manual_seed(0))
+    told = scan.replace(found={"star": "at (y, x) = (25.00, 25.00)"})
+    assert centre(told).geometry.centre == (25.0, 25.0)
+    assert centre(told, anew=True).geometry.centre != (25.0, 25.0)
+    for planets in ([[0.3, 120.0]], [0.3, 120.0]):
+        with pytest.raises(ValueError, match=r"list of \[separation in arcsec, position angle"):
+            speckles(scan, planets=planets)
+    assert speckles(scan).steps[-1]["modes"] == 5
 
 
 def star_images(folder: Path) -> Path:

@@ -235,7 +235,7 @@ def test_fista_finds_the_planets_alone() -> None:
         ({"modes": 22, "inner": 3.0, "outer": 5.0, "width": 0.5}, "wider annuli"),
         ({"inner": 12.0, "outer": 6.0}, "inner is less"),
         ({"width": 0.0}, "width is positive"),
-        ({"planets": [[0.2, 10.0]]}, "missing"),
+        ({"planets": [[0.2, 10.0]]}, "separation in arcsec, position angle"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(options: dict[str, Any], message: str) -> None:
