@@ -245,7 +245,7 @@ def _save(
         instrument=order.instrument.name,
         geometry=order.geometry.model_dump(mode="json"),
         operator=recipe.operator,
-        prepare=[table.model_dump() for table in recipe.prepare],
+        prepare=[t.model_dump(exclude_defaults=True) for t in recipe.prepare if not t.skip],
         domain=SpaceCard.of(operator.domain),
         range=SpaceCard.of(operator.range),
         parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),

@@ -19,7 +19,7 @@ class Microdots(Box):
     al. 2009. Use a pupil with one sample per dot.
 
     Example:
-        >>> dots = Microdots().harden(torch.full((20, 20), 0.25))
+        >>> dots = Microdots().harden(torch.full((100, 100), 0.25))
         >>> sorted(set(dots.flatten().tolist())), round(float(dots.mean()), 2)
         ([0.0, 1.0], 0.25)
     """
