@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ __all__ = [
     "fourier_frequencies",
     "fourier_modes",
     "influence_functions",
+    "waffle",
     "zernikes",
 ]
 
@@ -91,6 +93,23 @@ def fourier_modes(pupil: Tensor, cutoff: float) -> Tensor:
     phase = 2 * math.pi * (fy * y + fx * x)
     modes = math.sqrt(2) * torch.stack([phase.cos(), phase.sin()], 1)
     return modes.flatten(0, 1).to(pupil.dtype)
+
+
+def waffle(pupil: Tensor, spots: Sequence[tuple[float, float, float]]) -> Tensor:
+    """``Σ a cos 2πf·x`` (y, x): a mirror's sinusoids, each of which makes two copies of the star.
+
+    They lie at ``±f λ/D`` and have ``J₁(φ)²/J₀(φ)²`` of its light, with ``φ = 2πa/λ``: satellite
+    spots, by which the star behind a mask is found (Sivaramakrishnan and Oppenheimer 2006).
+
+    Args:
+        pupil: transmission (y, x), square; its precision is that of the result.
+        spots: cycles per aperture along y and x, and amplitude ``a``, of each sinusoid.
+    """
+    y, x = (axis.to(pupil.device) for axis in Grid.pupil(len(pupil)).meshed())
+    total = torch.zeros_like(pupil, dtype=torch.float64)
+    for fy, fx, amplitude in spots:
+        total = total + amplitude * torch.cos(2 * math.pi * (fy * y + fx * x))
+    return total.to(pupil.dtype)
 
 
 def actuator_places(pupil: Tensor, across: int) -> Tensor:

@@ -44,6 +44,11 @@ class OpticsGeometry(BaseModel):
     phase: Array | None = Field(None, description="of a phase plate in the pupil (y, x) in rad")
     actuators: int = Field(0, ge=0, description="of the deformable mirror across the pupil")
     commands: Array | None = Field(None, description="of the actuators over the pupil in nm")
+    spots: tuple[tuple[float, float, float], ...] = Field(
+        (),
+        description="waffle of the mirror, for satellite spots: cycles per aperture along y and x, "
+        "and amplitude in nm, of each sinusoid",
+    )
     stroke: float = Field(3500.0, gt=0, description="largest command of an actuator in nm")
     between: float = Field(1000.0, gt=0, description="largest step to the next actuator in nm")
     pixels: int = Field(64, ge=8, description="of an image along each axis")

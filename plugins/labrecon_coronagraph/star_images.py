@@ -10,7 +10,7 @@ from torch import Tensor
 
 from labrecon import Operator, Space
 from labrecon.design import Box
-from labrecon_coronagraph.aberrations import actuator_places, influence_functions, zernikes
+from labrecon_coronagraph.aberrations import actuator_places, influence_functions, waffle, zernikes
 from labrecon_coronagraph.actuators import mirror_commands
 from labrecon_coronagraph.microdots import Microdots
 from labrecon_coronagraph.optics import coronagraph_of
@@ -27,7 +27,8 @@ class StarImages(Operator):
     """``I_td = Σ_λ |C_λ{A Φ exp(i2π W_td/λ)}|² / colours``: aberrations (frame, mode) to images.
 
     ``W_td = Σ_k x_tk Z_k + δ_d Z_4 + Σ_j c_j F_j``: unknown coefficients of Zernike modes from tip
-    on, the known defocus of each diversity image, and the mirror's commands, in nm. Images
+    on, the known defocus of each diversity image, and the mirror's commands, in nm; and its waffle,
+    whose satellite spots tell where the star is. Images
     (frame, diversity, y, x) are relative to the peak of the star without mask and apodizer.
 
     Designs: ``apodizer`` (amplitude 0 to 1, grey or of dots), ``phase`` (of a plate in the pupil,
@@ -69,6 +70,7 @@ class StarImages(Operator):
         self.register_buffer("basis", zernikes(bare.pupil, g.modes + 1)[1:].to(dtype))
         defocus = zernikes(bare.pupil, 4)[3]
         known = torch.tensor(g.diversity, dtype=torch.float64)[:, None, None] * defocus
+        known = known + waffle(bare.pupil, g.spots)
         self.register_buffer("known", known.to(dtype))
         printed = Microdots() if g.dots else Box(0.0, 1.0)
         self.design("apodizer", bare.apodizer.to(dtype), printed)

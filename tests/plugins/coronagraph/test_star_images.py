@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+import scipy.special
 import torch
 from astropy.io import fits
 
@@ -67,6 +68,22 @@ def test_unit_is_the_peak_of_the_bare_star() -> None:
     x[0, 2] = 20.0
     peak = float(operator(x)[0, 0, 8, 8])
     assert peak == pytest.approx(math.exp(-((2 * math.pi * 20 / 1593) ** 2)), abs=2e-4)
+
+
+def test_satellite_spots_have_their_place_and_light() -> None:
+    """``J₁(φ)²/J₀(φ)²`` of the star at ±f, ``φ = 2πa/λ`` (Jacobi, Anger), but for the rings there."""
+    scale = 1593e-9 / 8.0 * MAS / 2
+    clear = {"mask": "none", "apodizer": "none", "samples": 64, "pixels": 33}
+    operator = images(
+        **clear, pixel_scale=scale, diversity=(0.0,), spots=((0.0, 6.0, 80.0), (5.0, 0.0, 40.0))
+    )
+    image = operator(torch.zeros(1, 4, dtype=torch.float64))[0, 0].detach()
+    for (y, x), amplitude in (((16, 28), 80.0), ((16, 4), 80.0), ((26, 16), 40.0)):
+        phase = 2 * math.pi * amplitude / 1593
+        expected = scipy.special.j1(phase) ** 2 / scipy.special.j0(phase) ** 2
+        near = image[y - 1 : y + 2, x - 1 : x + 2]
+        assert int(near.argmax()) == 4
+        assert float(image[y, x] / image[16, 16]) == pytest.approx(expected, rel=0.1)
 
 
 def test_tilt_moves_the_star_by_its_angle() -> None:
