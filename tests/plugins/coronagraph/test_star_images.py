@@ -71,7 +71,7 @@ def test_unit_is_the_peak_of_the_bare_star() -> None:
 
 
 def test_satellite_spots_have_their_place_and_light() -> None:
-    """``J₁(φ)²/J₀(φ)²`` of the star at ±f, ``φ = 2πa/λ`` (Jacobi, Anger), but for the rings there."""
+    """``J₁(φ)²/J₀(φ)²`` of the star at ±f, ``φ = 2πa/λ`` (Jacobi, Anger), but for its rings."""
     scale = 1593e-9 / 8.0 * MAS / 2
     clear = {"mask": "none", "apodizer": "none", "samples": 64, "pixels": 33}
     operator = images(
