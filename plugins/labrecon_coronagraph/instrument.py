@@ -147,8 +147,15 @@ class CoronagraphInstrument(Instrument):
         return {name: f"labrecon_coronagraph.steps.{name}:{name}" for name in names}
 
     def recipes(self) -> Mapping[str, Mapping[str, Any]]:
-        """Sparse planets beside speckles; PCA; both."""
+        """Sparse planets beside speckles; PCA; disks by total variation; the first two."""
         recon = {"prepare": PREPARE, "solver": FISTA, "prior": SPARSE}
         pca = {"prepare": PREPARE, "solver": {"name": "direct"}}
+        # A disk is wide and turns slowly: what tells it from the star is little, and low.
+        wide = [one for one in PREPARE if one["step"] not in ("high_pass", "speckles")]
+        disk = {
+            "prepare": [*wide, {"step": "speckles", "modes": 1}],
+            "solver": {**FISTA, "iterations": 80},
+            "prior": {"name": "tv", "relative_weight": 1e-3, "nonneg": True},
+        }
         both = {**recon, "compare": [{"title": "PCA", "solver": {"name": "direct"}}]}
-        return {"recon": recon, "pca": pca, "compare": both}
+        return {"recon": recon, "pca": pca, "disk": disk, "compare": both}
