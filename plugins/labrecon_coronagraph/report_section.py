@@ -57,27 +57,40 @@ def around_the_star(data: Any) -> str:
         "one or two reach 3 by chance. Where the projection of the speckles leaves too little of a "
         "planet nothing is shown. What one of the maps shows alone, try with fewer components.</p>"
         + _picture(shown, found, geometry, diameter)
-        + _table(found, flux, geometry)
+        + "<h3>Fitted beside speckles</h3>"
+        + _table(found, geometry, flux)
+        + "<h3>PCA</h3>"
+        + _table(detections(classical, diameter, geometry.pixel_scale, threshold=3.0), geometry)
     )
 
 
-def _table(found: list[Detection], flux: Tensor, geometry: CoronagraphGeometry) -> str:
+def _table(
+    found: list[Detection], geometry: CoronagraphGeometry, flux: Tensor | None = None
+) -> str:
     if not found:
         return "<p>Nothing stands out by more than 3 σ.</p>"
     head = ["separation (arcsec)", "position angle (°)", "S/N", "significance (σ)"]
-    head.append("flux" if geometry.star_flux is None else "contrast")
+    if flux is not None:
+        head.append("flux" if geometry.star_flux is None else "contrast")
     rows = []
     for one in found[:SHOWN]:
-        y, x = offset(1000 * one.separation / geometry.pixel_scale, one.position_angle)
-        middle = [(n - 1) / 2 for n in flux.shape]
-        at = torch.tensor([y + middle[0]]), torch.tensor([x + middle[1]])
-        there = float(sampled(flux, *at)[0]) / (geometry.star_flux or 1.0)
         cells = [f"{one.separation:.3f}", f"{one.position_angle:.1f}", f"{one.snr:.1f}"]
-        rows.append([*cells, f"{one.significance:.1f}", f"{there:.3g}"])
+        cells.append(f"{one.significance:.1f}")
+        if flux is not None:
+            cells.append(f"{_at(flux, one, geometry):.3g}")
+        rows.append(cells)
     body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
     titles = "".join(f"<th>{html.escape(title)}</th>" for title in head)
     more = f"<p>{len(found) - SHOWN} more above 3 σ.</p>" if len(found) > SHOWN else ""
     return f'<div class="table"><table><tr>{titles}</tr>{body}</table></div>{more}'
+
+
+def _at(flux: Tensor, one: Detection, geometry: CoronagraphGeometry) -> float:
+    """Flux at a detection, relative to the star where its flux is known."""
+    y, x = offset(1000 * one.separation / geometry.pixel_scale, one.position_angle)
+    middle = [(n - 1) / 2 for n in flux.shape]
+    place = torch.tensor([y + middle[0]]), torch.tensor([x + middle[1]])
+    return float(sampled(flux, *place)[0]) / (geometry.star_flux or 1.0)
 
 
 def _picture(
