@@ -108,6 +108,11 @@ class TransmissionNoise(Noise):
             self.register_buffer(name, tensor)
         self._dosed = dose is not None
         if dose is not None:
+            if not bool((self.open_beam.min() * dose.double() >= FLOOR).all()):
+                raise NoiseError(
+                    f"the dose leaves less than {FLOOR:g} photon of an open beam of "
+                    f"{float(self.open_beam.min()):g}: give doses as factors of open_beam"
+                )
             least = min(LEAST_DOSE, float(dose.min()))
             feasible = Budget(float(dose.double().sum()), unit="views", low=least)
             self.design("dose", dose.double(), feasible)

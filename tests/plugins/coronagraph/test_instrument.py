@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from astropy.io import fits
+from PIL import Image
 
 from labrecon import Scan
 from labrecon.instrument import ReaderError
@@ -94,6 +97,8 @@ def test_the_section_is_for_sequences_alone() -> None:
 def test_aberrations_are_told_by_name(tmp_path: Path) -> None:
     result = reconstruct("wavefront", star_images(tmp_path), tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
+    # A section without content is left out, with its heading.
+    assert "Around the star" not in page
     row = re.search(r"<td>4</td><td>defocus</td><td>([^<]*)</td>", page)
     assert row is not None
     assert float(row[1]) == pytest.approx(float(result.volume[0, 2]), rel=1e-2)
@@ -174,6 +179,24 @@ def test_the_star_of_the_file_is_kept_and_planets_are_three_numbers() -> None:
         with pytest.raises(ValueError, match=r"list of \[separation in arcsec, position angle"):
             speckles(scan, planets=planets)
     assert speckles(scan).steps[-1]["modes"] == 5
+
+
+def test_the_sky_grows_upwards_in_pictures(tmp_path: Path, monkeypatch) -> None:
+    scan = CORONAGRAPH.simulate(CORONAGRAPH.example(), torch.Generator().manual_seed(0))
+    FitsCubeReader().write(scan, tmp_path / "night.fits")
+    quick = ["solver.iterations=2"]
+    pages = []
+    for upward in (("y",), ()):
+        monkeypatch.setattr(CoronagraphInstrument, "upward", upward)
+        out = tmp_path / f"out{len(upward)}"
+        reconstruct("coronagraph", tmp_path / "night.fits", out, overrides=quick)
+        page = (out / "report.html").read_text()
+        start = page.index("Data and residual")
+        source = re.search(r'src="data:image/png;base64,([^"]+)"', page[start:])
+        assert source is not None
+        pages.append(np.asarray(Image.open(io.BytesIO(base64.b64decode(source[1])))))
+        assert ("y ↑" in page) == bool(upward)
+    np.testing.assert_array_equal(pages[0], pages[1][::-1])
 
 
 def star_images(folder: Path) -> Path:

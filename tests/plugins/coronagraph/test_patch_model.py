@@ -14,6 +14,7 @@ from labrecon.noise import PoissonGaussian, Scaled
 from labrecon.operators import Matrix
 from labrecon.problem import SolverError
 from labrecon_coronagraph.adi import median_adi, pca_adi
+from labrecon_coronagraph.injection import Planet, inject
 from labrecon_coronagraph.instrument import CoronagraphInstrument
 from labrecon_coronagraph.patch_model import PatchStep, patch_network
 from labrecon_coronagraph.patches import (
@@ -90,6 +91,17 @@ def test_patches_are_those_of_the_image() -> None:
     assert patches.shape == (35, 9)
     assert torch.equal(patches[2 * 7 + 3].reshape(3, 3), image[1:4, 2:5])
     assert patches[0].reshape(3, 3)[0].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_empty_patches_hold_no_planet_that_turns_with_the_sky() -> None:
+    """Turned the right way a bright planet is in a quarter of them, the wrong way in none."""
+    geometry = CORONAGRAPH.example()
+    data = inject(torch.zeros(20, 51, 51), geometry, [Planet(0.45, 120.0, 60.0)])
+    data = data + torch.randn(data.shape, generator=torch.Generator().manual_seed(0))
+    patches = empty_patches(data, geometry, size=9)
+    right, mirrored, wrong, _ = patches.abs().amax(1).chunk(4)
+    torch.testing.assert_close(right, mirrored)
+    assert float(right.max()) > 2 * float(wrong.max())
 
 
 @pytest.mark.reproduction

@@ -144,3 +144,6 @@ def test_noise_of_line_integrals() -> None:
     assert float(dose.grad) != 0
     with pytest.raises(NoiseError, match="open_beam"):
         TransmissionNoise(0.0)
+    for dose in ([1.0, 0.0], [1.0, 1e-4], [1.0, float("nan")]):
+        with pytest.raises(NoiseError, match="less than 1 photon"):
+            TransmissionNoise(1000.0, 5.0, torch.tensor(dose))
