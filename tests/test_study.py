@@ -283,6 +283,24 @@ def test_intervals_are_students() -> None:
     assert str(interval([2.0])) == "2"
 
 
+def test_a_judge_that_calibrates_sees_one_object_at_a_time(study, monkeypatch) -> None:
+    """Each object is off by another amount, and a solver finds one for all of a problem."""
+    import labrecon.study.judging as judging
+
+    found, sizes = judging.tuned, []
+
+    def note(plan, seen, unseen):
+        sizes.extend(len(problem.data) for problem, _ in (*seen, *unseen))
+        return found(plan, seen, unseen)
+
+    monkeypatch.setattr(judging, "tuned", note)
+    quick = ("design.rounds=2", "design.starts=1", "design.control=false", "evaluation.random=1")
+    newton = ('classical.solver={name="gauss-newton", iterations=2, nuisances=["gain"]}',)
+    study(*quick, *newton, 'classical.prior={name="tikhonov", relative_weight=1e-3}')
+    assert sizes
+    assert set(sizes) == {1}
+
+
 def test_nothing_is_judged_on_objects_that_were_learned_from(study, monkeypatch) -> None:
     import labrecon.study.judging as judging
     import labrecon.study.learning as learning
