@@ -16,11 +16,15 @@ from torch import Tensor
 from labrecon.noise import Gaussian, Noise
 from labrecon.operator import Operator
 
-__all__ = ["Curve", "Exporter", "Instrument", "Reader", "ReaderError", "Scan", "Step"]
+__all__ = ["Curve", "Exporter", "Instrument", "Reader", "ReaderError", "Scan", "Step", "StepError"]
 
 
 class ReaderError(ValueError):
     """A file is damaged, incomplete, or not of the kind that a reader reads."""
+
+
+class StepError(ValueError):
+    """A preparation step can not work on this scan, or was given numbers that make no sense."""
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from labrecon.instrument import Curve, Instrument, ReaderError, Scan
+from labrecon.instrument import Curve, Instrument, ReaderError, Scan, StepError
 from labrecon.noise import Gaussian, Noise
 from labrecon.operator import Operator
 from labrecon_phase.holography import HologramGeometry, OffAxisHologram, distances
-from labrecon_phase.steps.requirements import StepError
 
 __all__ = ["HolographyInstrument", "carrier", "reference", "zero_order"]
 

@@ -11,11 +11,9 @@ median of the pairwise ratios.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
+from paired_times import in_turn
 from torch import Tensor
 
 from labrecon.learners import Design
@@ -80,24 +78,6 @@ class Loop:
             seen = torch.fft.ifft2(torch.fft.fft2(total) * self.blur).real
             images.append(seen[..., :: self.every, :: self.every])
         return torch.stack(images, -3)
-
-
-def in_turn(
-    ours: Callable[[], object], other: Callable[[], object], rounds: int
-) -> tuple[float, float, float]:
-    """Medians in ms, and the median of ``other / ours``."""
-    ours(), other()
-    times: list[tuple[float, float]] = []
-    for _ in range(rounds):
-        pair = []
-        for run in (ours, other):
-            begin = time.perf_counter()
-            run()
-            pair.append(1e3 * (time.perf_counter() - begin))
-        times.append((pair[0], pair[1]))
-    mine, theirs = zip(*times, strict=True)
-    ratio = statistics.median(b / a for a, b in times)
-    return statistics.median(mine), statistics.median(theirs), ratio
 
 
 def told(label: str, figures: tuple[float, float, float], asked: str, invert: bool = False) -> None:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from labrecon import Scan
+from labrecon.instrument import StepError
 from labrecon_coronagraph.sky import radii
-from labrecon_coronagraph.steps.requirements import StepError, geometry_of
+from labrecon_coronagraph.steps.requirements import geometry_of
 
 __all__ = ["bad_pixels"]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from labrecon import Scan
-from labrecon.instrument import Curve
+from labrecon.instrument import Curve, StepError
 from labrecon_coronagraph.derotation import sampled
-from labrecon_coronagraph.steps.requirements import StepError, geometry_of, not_applicable
+from labrecon_coronagraph.steps.requirements import geometry_of, not_applicable
 
 __all__ = ["asymmetry", "centre"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from labrecon import Scan
-from labrecon_coronagraph.steps.requirements import StepError, geometry_of
+from labrecon.instrument import StepError
+from labrecon_coronagraph.steps.requirements import geometry_of
 
 __all__ = ["crop"]
 

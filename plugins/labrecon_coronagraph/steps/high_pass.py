@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from labrecon import Scan
-from labrecon_coronagraph.steps.requirements import StepError, geometry_of
+from labrecon.instrument import StepError
+from labrecon_coronagraph.steps.requirements import geometry_of
 
 __all__ = ["high_pass"]
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from labrecon.instrument import Scan
+from labrecon.instrument import Scan, StepError
 from labrecon_coronagraph.geometry import CoronagraphGeometry
 
-__all__ = ["StepError", "geometry_of", "not_applicable"]
-
-
-class StepError(ValueError):
-    """A preparation step can not work on this scan, or was given numbers that make no sense."""
+__all__ = ["geometry_of", "not_applicable"]
 
 
 def geometry_of(scan: Scan) -> CoronagraphGeometry:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from labrecon import Gaussian, Scan
+from labrecon.instrument import StepError
 from labrecon_coronagraph.injection import Planet, planet_frames
 from labrecon_coronagraph.sky import radii
 from labrecon_coronagraph.speckles import (
@@ -16,7 +17,7 @@ from labrecon_coronagraph.speckles import (
     temporal_modes,
     whole_field,
 )
-from labrecon_coronagraph.steps.requirements import StepError, geometry_of
+from labrecon_coronagraph.steps.requirements import geometry_of
 
 __all__ = ["speckles"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from labrecon.instrument import Scan
+from labrecon.instrument import Scan, StepError
 from labrecon_ct.steps.interpolation import filled
-from labrecon_ct.steps.requirements import StepError, require_integrals, weights_of
+from labrecon_ct.steps.requirements import require_integrals, weights_of
 
 __all__ = ["bad_pixels"]
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from labrecon import Scan
-from labrecon.instrument import Curve
+from labrecon.instrument import Curve, StepError
 from labrecon_ct.geometry import CTGeometry
 from labrecon_ct.redundancy import coverage, missing_columns
 from labrecon_ct.steps.centre_scores import conjugate_scores, wedge_scores
-from labrecon_ct.steps.requirements import StepError, geometry_of, not_applicable, require_integrals
+from labrecon_ct.steps.requirements import geometry_of, not_applicable, require_integrals
 
 __all__ = ["centre"]
 

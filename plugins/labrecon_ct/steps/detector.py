@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labrecon.instrument import Scan
+from labrecon.instrument import Scan, StepError
 from labrecon_ct.geometry import CTGeometry
-from labrecon_ct.steps.requirements import StepError, has_counts, weights_of
+from labrecon_ct.steps.requirements import has_counts, weights_of
 
 __all__ = ["bin_detector", "crop"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from labrecon.instrument import Scan
+from labrecon.instrument import Scan, StepError
 from labrecon_ct.noise import FLOOR, line_integral_noise, photon_transfer, statistical_weights
-from labrecon_ct.steps.requirements import StepError, has_counts, not_applicable
+from labrecon_ct.steps.requirements import has_counts, not_applicable
 
 __all__ = ["flat_field", "flat_groups"]
 

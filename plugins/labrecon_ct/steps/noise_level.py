@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from labrecon import Gaussian, Scan
-from labrecon_ct.steps.requirements import StepError, not_applicable, require_integrals
+from labrecon.instrument import StepError
+from labrecon_ct.steps.requirements import not_applicable, require_integrals
 
 __all__ = ["noise_level"]
 

@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from labrecon.instrument import Scan
+from labrecon.instrument import Scan, StepError
 from labrecon_ct.geometry import CTGeometry
-from labrecon_ct.steps.requirements import StepError, require_integrals
+from labrecon_ct.steps.requirements import require_integrals
 
 __all__ = ["paganin"]
 

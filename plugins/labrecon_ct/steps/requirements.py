@@ -7,21 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labrecon.instrument import Scan
+from labrecon.instrument import Scan, StepError
 from labrecon_ct.geometry import CTGeometry
 
 __all__ = [
-    "StepError",
     "geometry_of",
     "has_counts",
     "not_applicable",
     "require_integrals",
     "weights_of",
 ]
-
-
-class StepError(ValueError):
-    """A preparation step can not work on this scan, or was given numbers that make no sense."""
 
 
 def has_counts(scan: Scan) -> bool:

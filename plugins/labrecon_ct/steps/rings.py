@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from labrecon.instrument import Scan
+from labrecon.instrument import Scan, StepError
 from labrecon_ct.redundancy import coverage
-from labrecon_ct.steps.requirements import StepError, not_applicable, require_integrals
+from labrecon_ct.steps.requirements import not_applicable, require_integrals
 
 __all__ = ["rings"]
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from labrecon.instrument import Scan
+from labrecon.instrument import Scan, StepError
 from labrecon_ct.geometry import CTGeometry
-from labrecon_ct.steps.requirements import StepError
 
 __all__ = ["subset"]
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labrecon.instrument import Scan
-from labrecon_ct.steps.requirements import StepError, has_counts, not_applicable, weights_of
+from labrecon.instrument import Scan, StepError
+from labrecon_ct.steps.requirements import has_counts, not_applicable, weights_of
 
 __all__ = ["zingers"]
 

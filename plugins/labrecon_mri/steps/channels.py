@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from labrecon import Array, Scan
+from labrecon.instrument import StepError
 from labrecon_mri.geometry import MRIGeometry
-from labrecon_mri.steps.requirements import StepError, geometry_of
+from labrecon_mri.steps.requirements import geometry_of
 
 __all__ = ["coil_axis", "mix_channels"]
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from labrecon import Gaussian, Noise, Scan
-from labrecon.instrument import Curve
+from labrecon.instrument import Curve, StepError
 from labrecon_mri.noise import CoilNoise
 from labrecon_mri.steps.channels import coil_axis, mix_channels
-from labrecon_mri.steps.requirements import StepError, geometry_of, not_applicable
+from labrecon_mri.steps.requirements import geometry_of, not_applicable
 
 __all__ = ["coil_compression"]
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from labrecon import Array, Scan
+from labrecon.instrument import StepError
 from labrecon_mri.b0_map import b0_from_echoes
 from labrecon_mri.geometry import MRIGeometry
 from labrecon_mri.nufft import NUFFT
-from labrecon_mri.steps.requirements import PLACES, StepError, geometry_of, not_applicable
+from labrecon_mri.steps.requirements import PLACES, geometry_of, not_applicable
 
 __all__ = ["field_map"]
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from labrecon import Gaussian, Scan
+from labrecon.instrument import StepError
 from labrecon_mri.geometry import MRIGeometry
 from labrecon_mri.noise import CoilNoise
 from labrecon_mri.steps.channels import coil_axis, mix_channels
-from labrecon_mri.steps.requirements import StepError, geometry_of, not_applicable
+from labrecon_mri.steps.requirements import geometry_of, not_applicable
 
 __all__ = ["noise_level"]
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from labrecon import Scan
+from labrecon.instrument import StepError
 from labrecon.operators.fourier import centred_fft, centred_ifft
 from labrecon_mri.geometry import MRIGeometry
-from labrecon_mri.steps.requirements import StepError, geometry_of, not_applicable
+from labrecon_mri.steps.requirements import geometry_of, not_applicable
 
 __all__ = ["partial_fourier"]
 

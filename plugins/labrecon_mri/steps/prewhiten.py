@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from labrecon import Gaussian, Scan
+from labrecon.instrument import StepError
 from labrecon_mri.steps.channels import mix_channels
-from labrecon_mri.steps.requirements import StepError, geometry_of, not_applicable
+from labrecon_mri.steps.requirements import geometry_of, not_applicable
 
 __all__ = ["noise_covariance", "prewhiten"]
 

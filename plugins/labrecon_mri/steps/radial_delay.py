@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from labrecon import Array, Scan
+from labrecon.instrument import StepError
 from labrecon_mri.geometry import MRIGeometry
 from labrecon_mri.steps.readouts import velocity
-from labrecon_mri.steps.requirements import StepError, geometry_of, not_applicable
+from labrecon_mri.steps.requirements import geometry_of, not_applicable
 
 __all__ = ["radial_delay"]
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from labrecon.instrument import Scan
+from labrecon.instrument import Scan, StepError
 from labrecon_mri.geometry import MRIGeometry
 
 __all__ = ["PLACES", "StepError", "geometry_of", "not_applicable"]
 
 #: Frames that are other places in the patient: coils and field differ from one to the next.
 PLACES = ("slice", "slab")
-
-
-class StepError(ValueError):
-    """A preparation step can not work on this scan, or was given numbers that make no sense."""
 
 
 def geometry_of(scan: Scan) -> MRIGeometry:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from labrecon import Array, Scan
+from labrecon.instrument import StepError
 from labrecon_mri.calibration_block import acs_region, covered_width, gridded_block
 from labrecon_mri.espirit import espirit_maps
 from labrecon_mri.geometry import MRIGeometry
-from labrecon_mri.steps.requirements import PLACES, StepError, geometry_of, not_applicable
+from labrecon_mri.steps.requirements import PLACES, geometry_of, not_applicable
 
 __all__ = ["sensitivities"]
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from labrecon import Array, Scan
-from labrecon.instrument import Curve
+from labrecon.instrument import Curve, StepError
 from labrecon_mri.geometry import MRIGeometry
 from labrecon_mri.steps.ghost import Candidate, GhostScore, NavigatorScore, minimum
 from labrecon_mri.steps.readouts import joined, opposed, readout_axis, shifted, velocity
-from labrecon_mri.steps.requirements import StepError, geometry_of, not_applicable
+from labrecon_mri.steps.requirements import geometry_of, not_applicable
 
 __all__ = ["trajectory_delay"]
 

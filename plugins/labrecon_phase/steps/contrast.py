@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from labrecon import Gaussian, Scan
-from labrecon_phase.steps.requirements import StepError, geometry_of
+from labrecon.instrument import StepError
+from labrecon_phase.steps.requirements import geometry_of
 
 __all__ = ["contrast"]
 

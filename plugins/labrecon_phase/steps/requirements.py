@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from labrecon.instrument import Scan
+from labrecon.instrument import Scan, StepError
 from labrecon_phase.geometry import PhaseGeometry
 
-__all__ = ["StepError", "geometry_of"]
-
-
-class StepError(ValueError):
-    """A preparation step can not work on this scan, or was given numbers that make no sense."""
+__all__ = ["geometry_of"]
 
 
 def geometry_of(scan: Scan) -> PhaseGeometry:

@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from labrecon import Problem, Scan, solve
+from labrecon.instrument import StepError
 from labrecon.priors.l1 import L1
 from labrecon.solvers.proximal import FISTA
 from labrecon_coronagraph.adi import pca_adi
@@ -26,7 +27,6 @@ from labrecon_coronagraph.speckles import (
     planets_without_speckles,
     temporal_modes,
 )
-from labrecon_coronagraph.steps.requirements import StepError
 from labrecon_coronagraph.steps.speckles import speckles
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from labrecon import Scan
+from labrecon.instrument import StepError
 from labrecon_coronagraph.geometry import CoronagraphGeometry
 from labrecon_coronagraph.injection import Planet, planet_frames
 from labrecon_coronagraph.matched_filter import matched_filter
@@ -20,7 +21,6 @@ from labrecon_coronagraph.steps.bad_pixels import bad_pixels
 from labrecon_coronagraph.steps.centre import centre
 from labrecon_coronagraph.steps.crop import crop
 from labrecon_coronagraph.steps.high_pass import high_pass
-from labrecon_coronagraph.steps.requirements import StepError
 from labrecon_coronagraph.steps.speckles import speckles
 
 

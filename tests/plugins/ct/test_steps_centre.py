@@ -6,14 +6,13 @@ import pytest
 import torch
 from ct_scans import excess, simulated
 
-from labrecon.instrument import Scan
+from labrecon.instrument import Scan, StepError
 from labrecon_ct.geometry import CTGeometry
 from labrecon_ct.instrument import CTInstrument
 from labrecon_ct.projector import CTProjector
 from labrecon_ct.steps.bad_pixels import bad_pixels
 from labrecon_ct.steps.centre import centre
 from labrecon_ct.steps.flat_field import flat_field
-from labrecon_ct.steps.requirements import StepError
 from labrecon_ct.steps.rings import rings
 from labrecon_ct.steps.zingers import zingers
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from labrecon import Array, Gaussian, Scan
+from labrecon.instrument import StepError
 from labrecon.operators.fourier import centred_fft
 from labrecon_mri.geometry import MRIGeometry
 from labrecon_mri.noise import CoilNoise
@@ -16,7 +17,6 @@ from labrecon_mri.phantoms import birdcage_maps, random_objects
 from labrecon_mri.steps.coil_compression import coil_compression
 from labrecon_mri.steps.noise_level import noise_level
 from labrecon_mri.steps.prewhiten import noise_covariance, prewhiten
-from labrecon_mri.steps.requirements import StepError
 
 AXES = (-2, -1)
 COILS, N = 6, 64

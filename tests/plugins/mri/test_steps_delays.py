@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from labrecon import Array, Gaussian, Scan
+from labrecon.instrument import StepError
 from labrecon_mri.geometry import MRIGeometry
 from labrecon_mri.nufft import NUFFT
 from labrecon_mri.phantoms import birdcage_maps, random_objects
 from labrecon_mri.steps.radial_delay import radial_delay
 from labrecon_mri.steps.readouts import joined, opposed, readout_axis, shifted, velocity
-from labrecon_mri.steps.requirements import StepError
 from labrecon_mri.steps.trajectory_delay import trajectory_delay
 
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from labrecon import Array, Scan
+from labrecon.instrument import StepError
 from labrecon_mri.b0_map import b0_from_echoes
 from labrecon_mri.geometry import MRIGeometry
 from labrecon_mri.nufft import NUFFT
 from labrecon_mri.phantoms import birdcage_maps, random_objects
 from labrecon_mri.steps.field_map import field_map
-from labrecon_mri.steps.requirements import StepError
 
 N = 64
 

@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from labrecon import Array, Gaussian, Scan
+from labrecon.instrument import StepError
 from labrecon.operators.fourier import centred_fft, centred_ifft
 from labrecon_mri.geometry import MRIGeometry
 from labrecon_mri.phantoms import birdcage_maps, random_objects
 from labrecon_mri.steps.partial_fourier import partial_fourier
 from labrecon_mri.steps.remove_oversampling import remove_oversampling
-from labrecon_mri.steps.requirements import StepError
 
 AXES = (-2, -1)
 

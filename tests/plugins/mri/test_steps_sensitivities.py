@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from labrecon import Array, Gaussian, Scan
+from labrecon.instrument import StepError
 from labrecon.operators.fourier import centred_fft
 from labrecon_mri.geometry import MRIGeometry
 from labrecon_mri.nufft import NUFFT
 from labrecon_mri.phantoms import birdcage_maps, random_objects
-from labrecon_mri.steps.requirements import StepError
 from labrecon_mri.steps.sensitivities import sensitivities
 
 AXES = (-2, -1)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from skimage.restoration import unwrap_phase
 
 from labrecon import Scan
-from labrecon.instrument import ReaderError
+from labrecon.instrument import ReaderError, StepError
 from labrecon.plugins import resolve
 from labrecon.recipe import load_recipe
 from labrecon.recon import reconstruct, reconstruct_scan
@@ -25,7 +25,6 @@ from labrecon_phase.holography_instrument import (
     zero_order,
 )
 from labrecon_phase.readers.hologram_npz import HologramNpzReader
-from labrecon_phase.steps.requirements import StepError
 
 HOLOGRAPHY, READER = HolographyInstrument(), HologramNpzReader()
 CARRIER = (-32, 28)

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from labrecon import Scan
+from labrecon.instrument import StepError
 from labrecon.noise import Gaussian
 from labrecon_phase.geometry import PhaseGeometry
 from labrecon_phase.instrument import PhaseInstrument
 from labrecon_phase.steps.contrast import contrast
 from labrecon_phase.steps.crop import crop
-from labrecon_phase.steps.requirements import StepError
 
 
 @pytest.fixture
