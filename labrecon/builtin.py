@@ -138,7 +138,9 @@ def labrecon_metrics() -> Registry:
 def labrecon_commands() -> Registry:
     """The bundled commands."""
     return {
-        "recon": "labrecon.commands:recon",
+        "recon": "labrecon.recon_command:recon",
+        "status": "labrecon.batch_command:status",
+        "retry": "labrecon.batch_command:retry",
         "train": "labrecon.train_command:train",
         "design": "labrecon.design_command:design",
         "describe": "labrecon.commands:describe",
@@ -147,4 +149,5 @@ def labrecon_commands() -> Registry:
         "simulate": "labrecon.commands:simulate",
         "plugins": "labrecon.commands:plugins",
         "demo": "labrecon.commands:demo",
+        "reproduce": "labrecon.reproduce_command:reproduce",
     }

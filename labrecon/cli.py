@@ -35,7 +35,9 @@ EXIT_CODES = """Exit codes:
   4    the reconstruction failed (memory, divergence)
   5    the output can not be written
   6    a check of `labrecon check` failed
-  130  interrupted; a solve can go on with --resume
+  7    a batch is finished, and some of its scans failed
+  8    `labrecon reproduce` got another volume
+  130  interrupted; a solve can go on with --resume, a batch by the same command
 """
 
 

@@ -23,7 +23,6 @@ __all__ = [
     "plugins",
     "print_json",
     "print_rows",
-    "recon",
     "simulate",
 ]
 
@@ -42,63 +41,6 @@ MeasuredScan = Annotated[
 Device = Annotated[
     str, typer.Option(help="Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1.")
 ]
-
-
-def recon(
-    instrument: Annotated[str, typer.Argument(help="Instrument, such as ct.")],
-    scan: Annotated[Path, typer.Argument(help="File of the scan.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make.")],
-    recipe: Annotated[
-        str, typer.Option("-r", "--recipe", help="TOML file, or a recipe of the instrument.")
-    ] = "recon",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override, as in solver.iterations=50."),
-    ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Run folder of `labrecon train`: use its network."),
-    ] = None,
-    other_geometry: Annotated[
-        bool, typer.Option("--other-geometry", help="Use the model on another geometry.")
-    ] = False,
-    device: Device = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after Ctrl-C.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an earlier output.")] = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Reconstruct a scan: volume, provenance and report in a new folder."""
-    from labrecon.recon import reconstruct
-
-    with progress.shown(quiet=as_json) as watcher:
-        result = reconstruct(
-            instrument,
-            scan,
-            output,
-            recipe=recipe,
-            overrides=settings or (),
-            model=model,
-            other_geometry=other_geometry,
-            device=device,
-            resume=resume,
-            force=force,
-            watcher=watcher,
-        )
-    if as_json:
-        print_json(result.summary)
-        return
-    for warning in result.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    main = result.summary["reconstructions"][0]
-    chi2 = "" if result.summary["chi2"] is None else f", χ² {result.summary['chi2']:.3g}"
-    count = f"{main['iterations']} iteration{'s' if main['iterations'] > 1 else ''}"
-    ended = {"iterations": "iteration limit", "time": "time limit"}
-    typer.echo(
-        f"{main['title']}: {ended.get(main['status'], main['status'])} after {count}, "
-        f"{main['seconds']:.3g} s{chi2}"
-    )
-    typer.echo(f"volume  {result.summary['volume']}\nreport  {result.summary['report']}")
 
 
 def describe(

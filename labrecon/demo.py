@@ -147,15 +147,14 @@ def _default_recipe(instrument: Instrument) -> dict[str, Any]:
 
 
 def _thumbnails(result: Result, truth: torch.Tensor | None) -> tuple[str, str]:
-    from labrecon.report.pictures import picture, slices, window_of
+    from labrecon.report.pictures import picture, planes, window_of
 
     images: list[Any] = []
     for volume in (result.volume, truth):
         if volume is None or volume.ndim < 2:
             return "", ""
-        modulus = (volume.abs() if volume.is_complex() else volume).cpu().numpy()
-        axes = [f"axis {i}" for i in range(modulus.ndim)]
-        images.append(slices(modulus, axes, None)[0][1])
+        axes = [f"axis {i}" for i in range(volume.ndim)]
+        images.append(planes(volume, axes, None)[0][1])
     window = window_of(images[1:])
     estimate, known = (picture("", image, window).source for image in images)
     return estimate, known

@@ -35,6 +35,7 @@ _KINDS = (
     "writers",
     "metrics",
     "report_sections",
+    "findings",
     "commands",
 )
 

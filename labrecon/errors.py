@@ -9,11 +9,13 @@ __all__ = [
     "Interrupted",
     "LabreconError",
     "ModelError",
+    "NotReproduced",
     "ObjectsError",
     "OutputError",
     "RecipeError",
     "ReconstructionError",
     "ScanError",
+    "ScansFailed",
     "TrainingError",
 ]
 
@@ -70,6 +72,18 @@ class ConformanceFailed(LabreconError):
     """`labrecon check` found something that is wrong."""
 
     exit_code = 6
+
+
+class NotReproduced(LabreconError):
+    """`labrecon reproduce` got another volume than the one that was stored."""
+
+    exit_code = 8
+
+
+class ScansFailed(LabreconError):
+    """A batch is finished, and some of its scans failed."""
+
+    exit_code = 7
 
 
 class Interrupted(LabreconError):

@@ -159,6 +159,22 @@ class Hooks:
         """
 
     @hookspec
+    def labrecon_findings(self) -> Registry:  # type: ignore[empty-body]
+        """What a result says in numbers or a word: ``findings(data)`` returns ``{name: value}``.
+
+        ``data`` is a `labrecon.report.ReportData`. The values are numbers or text; ``{}`` where
+        there are none, such as for other instruments. They are shown by `labrecon recon`, at the
+        top of the report and as columns of a batch, and kept in summary and provenance.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_findings():
+                return {"Spectral lines": "mylab.report:count_lines"}  # {"lines": 7}
+            ```
+        """
+
+    @hookspec
     def labrecon_commands(self) -> Registry:  # type: ignore[empty-body]
         """Commands of the command line: a function that typer can wrap, or a ``typer.Typer``.
 
@@ -222,6 +238,44 @@ class Hooks:
         """
 
     @hookspec
+    def labrecon_scan_veto(self, path: str, recipe: Mapping[str, Any]) -> str | None:
+        """Whether a scan of a batch is to be skipped: the reason, or None.
+
+        Asked in the main process just before a worker would get the scan.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_scan_veto(path):
+                return "an alignment scan" if "align" in path else None
+            ```
+        """
+
+    @hookspec
+    def labrecon_batch_started(self, output: str, scans: int) -> None:
+        """A batch begins, or goes on; ``scans`` are known so far.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_batch_started(output, scans):
+                chat.post(f"{scans} scans: file://{output}/index.html")
+            ```
+        """
+
+    @hookspec
+    def labrecon_batch_finished(self, output: str, counts: Mapping[str, int]) -> None:
+        """A batch has come to its end, or was stopped; how many scans are in each state.
+
+        Example:
+            ```python
+            @hookimpl
+            def labrecon_batch_finished(output, counts):
+                chat.post(f"{counts['done']} done, {counts['failed']} failed: {output}")
+            ```
+        """
+
+    @hookspec
     def labrecon_fit_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A training step is done.
 
@@ -239,5 +293,7 @@ EVENTS = (
     "labrecon_scan_started",
     "labrecon_scan_finished",
     "labrecon_scan_failed",
+    "labrecon_batch_started",
+    "labrecon_batch_finished",
     "labrecon_fit_step",
 )

@@ -71,6 +71,11 @@ class Scan:
     curves: tuple[Curve, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def pixel_size_known(self) -> bool:
+        """Whether the file said how long a pixel is."""
+        return "pixel size" not in self.assumed
+
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
@@ -86,6 +91,11 @@ class Reader(Protocol):
 
     A reader may also have ``write(scan, path)`` and a ``suffix``: the conformance suite then reads
     back what it wrote.
+
+    One whose files may be larger than memory has ``parts(path)``, the number of slices that do not
+    see each other or None, and ``read_part(path, start, stop)``, the scan of some of them, in
+    which data, object and calibration have that many along their first axis (frames of
+    calibration: their second). The rest is not read (`labrecon recon --slabs`).
     """
 
     def matches(self, path: Path) -> bool:
@@ -102,7 +112,11 @@ class Reader(Protocol):
 
 
 class Step(Protocol):
-    """A named preparation step: a function of a scan and its options."""
+    """A named preparation step: a function of a scan and its options.
+
+    One that looks at neighbouring slices has an attribute ``joins_slices = True``: a scan is not
+    prepared in slabs by it.
+    """
 
     def __call__(self, scan: Scan, **options: Any) -> Scan:
         """The prepared scan, with the step recorded."""
@@ -124,6 +138,9 @@ class Instrument(ABC):
         data_unit: unit of the data as `operator` predicts them.
         limits: the lowest and highest value that an object can have, in ``unit``.
         upward: axes that grow upwards in pictures, such as ``("y",)`` of the sky.
+        acquisitions: the axis of the data that counts acquisitions, such as ``"angle"``, where
+            every second one of them sees the object as all do; the recipe's ``[quality] split =
+            true`` deals them into halves.
         tolerances: relative differences of geometry fields up to which a network that was trained
             with other values serves all the same: infinite for what is found anew in each scan,
             such as a rotation centre. Fields that are not named must agree.
@@ -136,6 +153,7 @@ class Instrument(ABC):
     data_unit: ClassVar[str] = ""
     limits: ClassVar[tuple[float | None, float | None]] = (None, None)
     upward: ClassVar[tuple[str, ...]] = ()
+    acquisitions: ClassVar[str] = ""
     tolerances: ClassVar[Mapping[str, float]] = {}
 
     @abstractmethod

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from labrecon.chunks import Joined
 from labrecon.errors import OutputError, RecipeError
 from labrecon.io.atomic import write_text
 from labrecon.io.plain import dumps
@@ -64,6 +65,7 @@ class Checkpoint:
                 "status": solution.status,
                 "seconds": solution.seconds,
                 "history": solution.history,
+                "joined": isinstance(solution.state, Joined),
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,
             }
@@ -117,13 +119,18 @@ class Checkpoint:
             RecipeError: the state is damaged, or that of another solver.
         """
         try:
-            state = load_state(self.folder / "state.safetensors", solver.state_type, device)
+            joined = self.told.get("joined", False)
+            kind = Joined if joined else solver.state_type
+            state = load_state(
+                self.folder / "state.safetensors", kind, torch.device("cpu") if joined else device
+            )
         except StateError as error:
             raise RecipeError(f"{error}; remove {self.folder} and start again") from error
         told = self.told
         # JSON has no infinity: it was written as a word.
         history = [{key: float(value) for key, value in one.items()} for one in told["history"]]
-        return Solution(solver.estimate(state), state, told["status"], history, told["seconds"])
+        x = state.x if isinstance(state, Joined) else solver.estimate(state)
+        return Solution(x, state, told["status"], history, told["seconds"])
 
     def remove(self) -> None:
         """Delete the folder, once the run is finished."""

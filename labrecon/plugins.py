@@ -244,6 +244,23 @@ class Host:
                 failures.append(f"{implementation.plugin_name}: {error!r}")
         return failures
 
+    def veto(
+        self, path: str, recipe: Mapping[str, Any]
+    ) -> tuple[tuple[str, str] | None, list[str]]:
+        """The first plugin that wants a scan skipped and its reason, and which plugins failed."""
+        told = {"path": path, "recipe": recipe}
+        failures = []
+        for implementation in self.manager.hook.labrecon_scan_veto.get_hookimpls():
+            name = str(implementation.plugin_name)
+            try:
+                reason = implementation.function(**{k: told[k] for k in implementation.argnames})
+            except (Exception, SystemExit) as error:
+                failures.append(f"a plugin failed at labrecon_scan_veto: {name}: {error!r}")
+                continue
+            if reason:
+                return (name, str(reason)), failures
+        return None, failures
+
     def _collect(self, kind: str) -> dict[str, list[tuple[str, Any]]]:
         hook = getattr(self.manager.hook, f"labrecon_{kind}")
         found: dict[str, list[tuple[str, Any]]] = {}

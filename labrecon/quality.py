@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from labrecon.fourier_shell import ShellCorrelation, Threshold
 from labrecon.noise import Gaussian, NoiseError
 from labrecon.problem import Problem
 
-__all__ = ["Quality", "Whiteness", "assess"]
+__all__ = ["Quality", "SplitHalf", "Whiteness", "assess"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,47 @@ class Whiteness:
     axis: str
     correlation: float
     bound: float
+
+
+@dataclass(frozen=True)
+class SplitHalf:
+    """Reconstructions of two halves of a scan, compared by frequency.
+
+    Attributes:
+        axis: of the data, whose acquisitions were dealt in turn.
+        threshold: that decides on the resolution.
+        curve: the Fourier ring or shell correlation.
+        resolution: in cycles per pixel, of the smallest one; None where nothing is resolved.
+        pixel: size of that pixel in mm, where it is known.
+    """
+
+    axis: str
+    threshold: Threshold
+    curve: ShellCorrelation
+    resolution: float | None
+    pixel: float | None
+
+    @property
+    def length(self) -> float | None:
+        """The resolution as a full period in mm, where that is known."""
+        if self.resolution is None or self.pixel is None:
+            return None
+        return self.pixel / self.resolution
+
+    @property
+    def limited_by_sampling(self) -> bool:
+        """Whether the halves agree up to the finest period that the pixels hold."""
+        return self.resolution is not None and self.resolution >= float(self.curve.frequency[-1])
+
+    def numbers(self) -> dict[str, Any]:
+        """The resolution without the curve."""
+        return {
+            "axis": self.axis,
+            "resolution_cycles_per_pixel": self.resolution,
+            "resolution_mm": self.length,
+            "limited_by_sampling": self.limited_by_sampling,
+            "threshold": self.threshold,
+        }
 
 
 @dataclass(frozen=True)
@@ -41,6 +83,7 @@ class Quality:
         samples: number of real samples that count.
         masked: number of samples with weight 0.
         whiteness: lag-1 autocorrelation along each axis of the data.
+        split_half: what two halves of the data agree on, where it was asked for.
     """
 
     residual: Tensor
@@ -50,6 +93,7 @@ class Quality:
     samples: int
     masked: int
     whiteness: list[Whiteness] = field(default_factory=list)
+    split_half: SplitHalf | None = None
 
     def numbers(self) -> dict[str, Any]:
         """The statistics without the residual itself."""
@@ -60,7 +104,17 @@ class Quality:
             "samples": self.samples,
             "masked": self.masked,
             "lag1_correlation": {w.axis: w.correlation for w in self.whiteness},
+            "lag1_worst": self.lag1_worst,
+            **({} if self.split_half is None else {"split_half": self.split_half.numbers()}),
         }
+
+    @property
+    def lag1_worst(self) -> float | None:
+        """The largest ``|correlation| / bound`` of all axes, of which white residuals reach 1.
+
+        None where no axis is long enough.
+        """
+        return max((abs(w.correlation) / w.bound for w in self.whiteness), default=None)
 
 
 def assess(problem: Problem, predicted: Tensor) -> Quality:

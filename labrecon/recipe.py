@@ -7,7 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from labrecon import tomlfile
 from labrecon.errors import RecipeError
@@ -22,6 +30,7 @@ __all__ = [
     "OutputTable",
     "Prepare",
     "PriorTable",
+    "QualityTable",
     "Recipe",
     "SolverTable",
     "Table",
@@ -69,6 +78,16 @@ class SolverTable(OpenTable):
     seconds: float | None = Field(default=None, gt=0)
     check_every: int = Field(default=10, ge=1)
     objective: bool = Field(default=True, description="record the objective at each check")
+    batch: int | None = Field(
+        default=None,
+        ge=1,
+        description="elements of a stack to solve at a time; by default as many as fit",
+    )
+    memory: float | None = Field(
+        default=None,
+        gt=0,
+        description="GiB that the solve of a stack may take; by default 80 % of what is free",
+    )
 
 
 class PriorTable(OpenTable):
@@ -87,6 +106,27 @@ class PriorTable(OpenTable):
         if self.weight is not None and self.relative_weight is not None:
             raise ValueError("give weight or relative_weight, not both")
         return self
+
+
+class QualityTable(Table):
+    """``[quality]``: what is measured of the result besides its residual."""
+
+    split: bool | str = Field(
+        default=False,
+        description="deal the acquisitions along this axis of the data into two halves, "
+        "reconstruct each, and find the resolution up to which they agree (two more solves); "
+        "true for the axis that the instrument names",
+    )
+    threshold: Literal["half-bit", "1/7", "1/2"] = Field(
+        default="half-bit", description="of the Fourier shell correlation that is resolution"
+    )
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _one_message(cls, value: object) -> object:
+        if not isinstance(value, bool | str):
+            raise ValueError("expected true, false or the name of an axis")
+        return value
 
 
 class OutputTable(OpenTable):
@@ -133,6 +173,7 @@ class Recipe(Written):
     operator: dict[str, Any] = {}
     solver: SolverTable = SolverTable()
     prior: PriorTable = PriorTable()
+    quality: QualityTable = QualityTable()
     output: OutputTable = OutputTable()
     compare: list[Compare] = []
 

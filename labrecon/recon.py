@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,24 @@ from torch import Tensor
 
 from labrecon import stages
 from labrecon.errors import Interrupted, LabreconError, ModelError, OutputError, ScanError
+from labrecon.halves import acquisition_axis, agreement, half_tasks, shared_start
 from labrecon.instrument import Instrument, Scan
 from labrecon.interruption import Checkpoint
 from labrecon.io.atomic import new_folder, write_text
+from labrecon.io.call import called
 from labrecon.io.plain import dumps, plain
-from labrecon.io.provenance import collect, hash_inputs
+from labrecon.io.provenance import collect, hash_inputs, hash_options, hash_volume
 from labrecon.job import Job, open_job
 from labrecon.operator import Operator
 from labrecon.plan import Plan
 from labrecon.plugins import Host
 from labrecon.report import ReportData, render
+from labrecon.report.thumbnail import thumbnail
 from labrecon.solver import Solution
 from labrecon.stages import Outcome, Task, Watcher
-from labrecon.summary import summarize
+from labrecon.summary import find, summarize
 
-__all__ = ["Result", "reconstruct", "reconstruct_scan"]
+__all__ = ["Inputs", "Result", "compute", "load", "reconstruct", "reconstruct_scan", "write"]
 
 #: Seconds of a solve from which it is sooner resumed than repeated.
 WORTH_KEEPING = 5.0
@@ -112,11 +115,7 @@ def reconstruct(
     )
     job.tell("labrecon_scan_started", path=str(path), recipe=job.recipe.plain())
     try:
-        with job.clock("read"):
-            scan = stages.read(job.instrument, path, job.host)
-        with job.clock("hash"):
-            inputs = _hashes(path, scan)
-        result = _carry_out(job, scan, inputs)
+        result = _carry_out(job, *load(job, path))
     except BaseException as error:
         job.tell("labrecon_scan_failed", path=str(path), error=error)
         raise
@@ -160,6 +159,18 @@ def reconstruct_scan(
     return _carry_out(job, scan, None)
 
 
+def load(job: Job, path: Path) -> tuple[Scan, Inputs]:
+    """The scan in a file, and the hashes of its files: the first third of `reconstruct`.
+
+    Raises:
+        ScanError: it can not be read.
+    """
+    with job.clock("read"):
+        scan = stages.read(job.instrument, path, job.host)
+    with job.clock("hash"):
+        return scan, _hashes(path, scan)
+
+
 def _hashes(path: Path, scan: Scan) -> list[dict[str, Any]]:
     files = [Path(str(name)) for name in scan.provenance.get("files", (path,))]
     try:
@@ -173,9 +184,8 @@ def _carry_out(job: Job, scan: Scan, inputs: Inputs) -> Result:
         job.warnings += job.checkpoint.check(job.instrument.name, inputs)
     solved: list[Solution] = []
     try:
-        with torch.no_grad():
-            outcomes = _solve_all(job, scan, inputs, solved)
-        result = _write(job, outcomes, inputs)
+        outcomes = compute(job, scan, inputs, solved)
+        result = write(job, outcomes, inputs)
     except Interrupted:
         raise
     except BaseException as error:
@@ -208,21 +218,38 @@ def _keep(job: Job, solved: list[Solution], inputs: Inputs, error: BaseException
     error.add_note(told)
 
 
-def _solve_all(job: Job, scan: Scan, inputs: Inputs, solved: list[Solution]) -> list[Outcome]:
+@torch.no_grad()
+def compute(
+    job: Job, scan: Scan, inputs: Inputs, solved: list[Solution] | None = None
+) -> list[Outcome]:
+    """Prepare, solve and judge: the second third of `reconstruct`.
+
+    Args:
+        job: what is asked for.
+        scan: as `load` returned it.
+        inputs: likewise.
+        solved: gets the main solution as soon as there is one.
+
+    Raises:
+        ScanError: the scan can not be prepared.
+        ModelError: the model was trained for another acquisition.
+        ReconstructionError: memory, divergence, an unsuitable solver.
+        Interrupted: Ctrl-C in the solve.
+    """
     plan, *others = job.plans
     with job.clock("prepare"):
         prepared = stages.prepare(job.instrument, scan, plan)
     with job.clock("operator"):
-        operator = stages.make_operator(
-            job.instrument, prepared.geometry, plan.operator, job.device
-        )
+        operator = job.operators.get(job.instrument, prepared.geometry, plan.operator, job.device)
         _require_trained_for(job, prepared, operator)
+        axis = acquisition_axis(job.recipe, job.instrument, operator)
         task = stages.pose(job.instrument, prepared, plan, job.device, operator)
     with job.clock("solve"):
         begun = job.checkpoint.solution(task.solver, job.device) if job.checkpoint else None
         solution = stages.run(task, job.clock.watcher, begun)
     _stop_if_interrupted(job, task, solution, solution, inputs)
-    solved.append(solution)
+    if solved is not None:
+        solved.append(solution)
     if plan.model is not None and solution.status == "iterations":
         job.warnings.append(
             f"{plan.title}: its fixed point was not reached; the result is not what it was "
@@ -230,6 +257,8 @@ def _solve_all(job: Job, scan: Scan, inputs: Inputs, solved: list[Solution]) -> 
         )
     with job.clock("residual"):
         main = stages.judge(task, solution)
+    if axis is not None:
+        main = _with_halves(job, main, axis, inputs)
     outcomes = [main]
     for other in others:
         try:
@@ -243,6 +272,31 @@ def _solve_all(job: Job, scan: Scan, inputs: Inputs, solved: list[Solution]) -> 
         except LabreconError as error:
             job.warnings.append(f"the comparison {other.title!r} failed: {error}")
     return outcomes
+
+
+def _with_halves(job: Job, main: Outcome, axis: str, inputs: Inputs) -> Outcome:
+    """The outcome with its resolution by split halves, or with a warning."""
+    try:
+        with job.clock("halves"):
+            x0 = shared_start(main.task)
+            if x0 is not None and bool(x0.any()):
+                job.warnings.append(
+                    "both halves start from the first estimate of all data, so that their "
+                    "resolution is sound only where the solver has gone far from it"
+                )
+            found = []
+            for task in half_tasks(main, axis):
+                solution = stages.run(task, job.clock.watcher, x0=x0)
+                _stop_if_interrupted(job, task, solution, main.solution, inputs)
+                found.append(solution.x)
+            threshold = job.recipe.quality.threshold
+            told = agreement(job.instrument, main, (found[0], found[1]), axis, threshold)
+    except Interrupted:
+        raise
+    except LabreconError as error:
+        job.warnings.append(f"the resolution by split halves failed: {error}")
+        return main
+    return replace(main, quality=replace(main.quality, split_half=told))
 
 
 def _require_trained_for(job: Job, scan: Scan, operator: Operator) -> None:
@@ -298,13 +352,40 @@ def _report(job: Job, data: ReportData) -> str:
         return f"<!doctype html><title>labrecon</title><p>{html.escape(job.warnings[-1])}</p>"
 
 
-def _write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
+def _draw_thumbnail(job: Job, data: ReportData, path: Path) -> None:
+    upward = job.instrument.upward
+    try:
+        picture = thumbnail(data.main.solution.x, data.axes, data.voxel_size, upward)
+    except Exception as error:
+        job.warnings.append(f"no thumbnail could be drawn: {type(error).__name__}: {error}")
+        return
+    path.write_bytes(picture)
+
+
+def write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
+    """Write volume, provenance and report: the last third of `reconstruct`.
+
+    Raises:
+        OutputError: the folder is taken, or it can not be written.
+    """
     facts = summarize(outcomes, job.host, job.warnings)
     scan = outcomes[0].task.scan
     model = outcomes[0].task.plan.model
+    volume = outcomes[0].solution.x.detach().cpu()
+    with job.clock("hash"):
+        options = hash_options(job.recipe.plain())
+        digest = hash_volume(volume)
     provenance = collect(
         host=job.host,
         inputs=inputs or [],
+        option_files=options,
+        volume_sha256=digest,
+        call=called(
+            job.asked,
+            job.instrument,
+            None if inputs is None else job.source,
+            other_geometry=job.other_geometry,
+        ),
         device=job.device,
         timings=job.clock.seconds,
         instrument=job.instrument.name,
@@ -318,6 +399,7 @@ def _write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
         **facts,
     )
     data = ReportData(job.instrument, job.source, outcomes, provenance, job.warnings)
+    facts["findings"] = provenance["findings"] = find(data, job.host, job.warnings)
     info = {
         "title": f"{job.instrument.name}: {Path(job.source).name}",
         "axes": data.axes,
@@ -326,7 +408,6 @@ def _write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
         "provenance": provenance,
         "geometry": scan.geometry,
     }
-    volume = outcomes[0].solution.x.detach().cpu()
     with new_folder(job.out, force=job.force) as folder:
         with job.clock("write"):
             try:
@@ -335,6 +416,8 @@ def _write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
                 raise OutputError(f"output.format {job.recipe.output.format!r}: {error}") from error
         with job.clock("report"):
             write_text(folder / "report.html", _report(job, data))
+            if job.thumbnail:
+                _draw_thumbnail(job, data, folder / "thumbnail.png")
         provenance["volume"] = file.name
         provenance["timings_seconds"] = job.clock.rounded()
         write_text(folder / "provenance.json", dumps(provenance))

@@ -16,8 +16,17 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
+from labrecon.chunks import (
+    Joined,
+    elements_that_fit,
+    largest,
+    predict,
+    solve_stack,
+    why_coupled,
+)
 from labrecon.errors import LabreconError, RecipeError, ReconstructionError, ScanError
 from labrecon.instrument import Instrument, Reader, ReaderError, Scan
+from labrecon.memory import is_exhausted
 from labrecon.operator import Operator
 from labrecon.plan import Plan
 from labrecon.plugins import Host, resolve
@@ -30,7 +39,9 @@ __all__ = [
     "Outcome",
     "Task",
     "Watcher",
+    "explained",
     "find_reader",
+    "first_estimate",
     "judge",
     "make_operator",
     "pick_device",
@@ -86,6 +97,7 @@ class Task:
         problem: operator, data and noise on the device.
         solver: with its prior.
         weight: of the prior, where it has one.
+        size: elements of the first batch axis that are solved at a time; None for all.
     """
 
     plan: Plan
@@ -93,6 +105,7 @@ class Task:
     problem: Problem
     solver: Solver
     weight: float | None
+    size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -224,7 +237,7 @@ def make_operator(
     Raises:
         ReconstructionError: no memory for it, or the geometry is impossible.
     """
-    with _explained(f"{instrument.name} operator"):
+    with explained(f"{instrument.name} operator"):
         operator: Operator = instrument.operator(geometry, **options).to(device)
         return operator
 
@@ -256,43 +269,90 @@ def pose(
         raise ScanError(str(error)) from error
     if operator is None:
         operator = make_operator(instrument, scan.geometry, plan.operator, device)
-    with _explained(f"{instrument.name} operator"):
+    with explained(f"{instrument.name} operator"):
         noise = copy.deepcopy(scan.noise).to(device)
         weights = None if scan.weights is None else scan.weights.to(device)
         problem = Problem(operator, scan.data.to(device), noise, weights)
-    with _explained(plan.title):
+    with explained(plan.title):
         problem.validate()
-        weight = _weight(plan, problem)
-        return Task(plan, scan, problem, plan.build(weight, problem).to(device), weight)
+        size = _elements(plan, problem, device)
+        weight = _weight(plan, problem, size)
+        solver = plan.build(weight, problem).to(device)
+        coupled = None if size is None else why_coupled(solver, operator.domain.ndim)
+        if coupled and plan.solver.batch is not None:
+            raise ValueError(f"{coupled}: leave out solver.batch")
+        return Task(plan, scan, problem, solver, weight, None if coupled else size)
 
 
-def run(task: Task, watcher: Watcher | None = None, begun: Solution | None = None) -> Solution:
+def run(
+    task: Task,
+    watcher: Watcher | None = None,
+    begun: Solution | None = None,
+    x0: Tensor | None = None,
+) -> Solution:
     """Solve a task.
 
     Args:
         task: what to solve.
         watcher: told of each check.
         begun: an interrupted or finished solution of the same task, to go on from.
+        x0: first estimate; by default what the plan says.
 
     Raises:
         ReconstructionError: the solve diverged, ran out of memory, or can not treat the problem.
+        KeyboardInterrupt: Ctrl-C in the solve of a stack in parts, which can not be resumed.
     """
-    with _explained(task.plan.title):
+    with explained(task.plan.title):
         if begun is None:
-            return _solve(task, watcher, None)
+
+            def solve_part(problem: Problem, x0: Tensor | None, seconds: float | None) -> Solution:
+                some = dataclasses.replace(task, problem=problem)
+                return _solve(some, watcher, None, x0, seconds)
+
+            seconds = task.plan.solver.seconds
+            return solve_stack(
+                task.solver, task.problem, solve_part, size=task.size, x0=x0, seconds=seconds
+            )
         if begun.status == "interrupted":
-            return _joined(begun, _solve(task, watcher, begun.state))
+            seconds = task.plan.solver.seconds
+            return _joined(begun, _solve(task, watcher, begun.state, seconds=seconds))
         return begun
 
 
 def judge(task: Task, solution: Solution) -> Outcome:
     """The prediction of a solution, and its residual against the data."""
-    with _explained(task.plan.title):
-        predicted = task.solver.calibrated(task.problem, solution.state)(solution.x)
-        return Outcome(task, solution, predicted, assess(task.problem, predicted))
+    with explained(task.plan.title):
+        problem, state = task.problem, solution.state
+        if isinstance(state, Joined):
+            device = problem.data.device
+            predicted = predict(problem.operator, solution.x, state.size, device)
+            quality = assess(_on_cpu(problem), predicted)
+        else:
+            predicted = task.solver.calibrated(problem, state)(solution.x)
+            quality = assess(problem, predicted)
+        return Outcome(task, solution, predicted, quality)
 
 
-def _solve(task: Task, watcher: Watcher | None, state: State | None) -> Solution:
+def _on_cpu(problem: Problem) -> Problem:
+    weights = None if problem.weights is None else problem.weights.cpu()
+    noise = copy.deepcopy(problem.noise).cpu()
+    return dataclasses.replace(problem, data=problem.data.cpu(), noise=noise, weights=weights)
+
+
+def first_estimate(task: Task) -> Tensor | None:
+    """Where the plan starts a solve: the operator's own first estimate, or None for zeros."""
+    if task.plan.solver.start == "zero":
+        return None
+    return task.problem.operator.initial(task.problem.data)
+
+
+def _solve(
+    task: Task,
+    watcher: Watcher | None,
+    state: State | None,
+    x0: Tensor | None = None,
+    seconds: float | None = None,
+) -> Solution:
     table, problem = task.plan.solver, task.problem
     # A direct method is done in one step, whatever limit the recipe has.
     one_step = bool(getattr(task.solver, "one_step", False))
@@ -302,15 +362,16 @@ def _solve(task: Task, watcher: Watcher | None, state: State | None) -> Solution
         if watcher is not None:
             watcher.step(task.plan.title, record, iterations)
 
-    initial = table.start == "initial" and state is None
+    if x0 is None and state is None:
+        x0 = first_estimate(task)
     solution = solve(
         task.solver,
         problem,
-        x0=problem.operator.initial(problem.data) if initial else None,
+        x0=x0,
         state=state,
         iterations=iterations,
         tolerance=table.tolerance,
-        seconds=table.seconds,
+        seconds=seconds,
         check_every=table.check_every,
         objective=table.objective and not one_step,
         callbacks=[watch],
@@ -328,27 +389,43 @@ def _joined(first: Solution, then: Solution) -> Solution:
     )
 
 
-def _weight(plan: Plan, problem: Problem) -> float | None:
+def _elements(plan: Plan, problem: Problem, device: torch.device) -> int | None:
+    """Elements of a stack to solve at a time; None where it is no stack, or all of them fit."""
+    if not problem.batch:
+        if plan.solver.batch is not None:
+            raise ValueError(f"solver.batch is for stacks; the data are {problem.operator.range}")
+        return None
+    given = plan.solver.batch
+    fit = given or elements_that_fit(problem.operator, problem.batch, device, plan.solver.memory)
+    return fit if fit < problem.batch[0] else None
+
+
+def _weight(plan: Plan, problem: Problem, size: int | None) -> float | None:
     relative = plan.prior.relative_weight
     if relative is None:
         return plan.prior.weight
-    zero = problem.operator.domain.zeros(*problem.batch, device=problem.data.device)
-    largest = float(problem.gradient(zero).abs().max())
-    if not 0 < largest < math.inf:
+
+    def gradient(problem: Problem) -> Tensor:
+        domain = problem.operator.domain
+        return problem.gradient(domain.zeros(*problem.batch, device=problem.data.device))
+
+    # Of the whole stack, so that all of its elements get the same weight.
+    most = largest(problem, size, gradient)
+    if not 0 < most < math.inf:
         raise ValueError(
-            f"relative_weight is a fraction of max|∇D(0)|, which is {largest} here; "
+            f"relative_weight is a fraction of max|∇D(0)|, which is {most} here; "
             "give prior.weight instead"
         )
-    return relative * largest
+    return relative * most
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
+    """Turn what torch, an operator or a solver raises into a `ReconstructionError`."""
     try:
         yield
     except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
         text = str(error) or type(error).__name__
-        memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if memory or "allocate memory" in text:
+        if is_exhausted(error):
             text = f"out of memory: {text}"
         raise ReconstructionError(f"{what}: {text}") from error

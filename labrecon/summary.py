@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from labrecon.io.plain import plain
 from labrecon.plugins import Host
+from labrecon.report.data import ReportData
 from labrecon.stages import Outcome
 
-__all__ = ["summarize"]
+__all__ = ["find", "summarize"]
 
 
 def summarize(outcomes: list[Outcome], host: Host, warnings: list[str]) -> dict[str, Any]:
@@ -24,6 +26,33 @@ def summarize(outcomes: list[Outcome], host: Host, warnings: list[str]) -> dict[
         "chi2": main["quality"]["chi2"],
         "reconstructions": told,
     }
+
+
+def find(data: ReportData, host: Host, warnings: list[str]) -> dict[str, float | int | str]:
+    """What plugins find in a result: numbers and words by name.
+
+    A plugin that fails, or finds what another has found already, is added to ``warnings``.
+    """
+    found: dict[str, float | int | str] = {}
+    for name in host.names("findings"):
+        try:
+            told = host.get("findings", name)(data)
+            if not isinstance(told, Mapping):
+                raise TypeError(f"it returned a {type(told).__name__}, expected a mapping")
+            values = plain(told)
+        except Exception as error:
+            warnings.append(f"the findings {name!r} failed: {type(error).__name__}: {error}")
+            continue
+        for key, value in values.items():
+            if not isinstance(value, int | float | str):
+                warnings.append(
+                    f"the finding {key!r} of {name!r} is {value!r}, expected a number or text"
+                )
+            elif key in found:
+                warnings.append(f"the finding {key!r} of {name!r} is there already, and left out")
+            else:
+                found[key] = value
+    return found
 
 
 def _numbers(outcome: Outcome, host: Host, warnings: list[str]) -> dict[str, Any]:

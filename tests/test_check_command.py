@@ -108,6 +108,7 @@ def test_wrong_names(labrecon):
         assert message in done.stderr
 
 
+@pytest.mark.slow
 def test_the_list_of_checks(labrecon):
     done = labrecon("check", "--list")
     assert done.returncode == 0
@@ -115,6 +116,7 @@ def test_the_list_of_checks(labrecon):
     assert len(done.stdout.splitlines()) == 27
 
 
+@pytest.mark.slow
 def test_what_a_module_raises_is_told_with_its_place(labrecon, tmp_path):
     (tmp_path / "raises.py").write_text("import math\n\nmath.sqrt(-1)\n")
     done = labrecon("check", "raises:Lab")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import textwrap
 from collections import Counter
@@ -23,6 +24,7 @@ from labrecon.recon import reconstruct
 from labrecon.solvers.gradient import GradientDescent
 
 HOOKS = [name for name in vars(Hooks) if name.startswith("labrecon_")]
+REGISTERS = [name for name in HOOKS if name not in (*EVENTS, "labrecon_scan_veto")]
 
 
 class Everything:
@@ -120,6 +122,11 @@ class Everything:
             used["commands"] += 1
             print(f"hello {name}")
 
+        def found(data):
+            """What the lab counts."""
+            used["findings"] += 1
+            return {"lines": data.main.solution.x.shape[0], "verdict": "sharp"}
+
         def section(data):
             """What the lab wants to see."""
             used["report_sections"] += 1
@@ -138,6 +145,7 @@ class Everything:
             "metrics": {"largest": largest},
             "commands": {"greet": greet},
             "report_sections": {"Our section": section},
+            "findings": {"Our findings": found},
         }
         for kind, offered in self.offered.items():
             setattr(self, f"labrecon_{kind}", hookimpl(lambda offered=offered: offered))
@@ -154,6 +162,18 @@ class Everything:
     @hookimpl
     def labrecon_scan_failed(self, path, error):
         self.heard.append(("scan_failed", Path(path).name, type(error)))
+
+    @hookimpl
+    def labrecon_scan_veto(self, path):
+        return "an alignment scan" if "align" in path else None
+
+    @hookimpl
+    def labrecon_batch_started(self, output, scans):
+        self.heard.append(("batch_started", output, scans))
+
+    @hookimpl
+    def labrecon_batch_finished(self, output, counts):
+        self.heard.append(("batch_finished", output, counts["done"]))
 
     @hookimpl
     def labrecon_fit_step(self, step, metrics):
@@ -174,7 +194,7 @@ def host(plugin):
 
 def test_the_plugin_has_them_all(host):
     assert {f"labrecon_{name}" for name in host.reports["everything"].hooks} == set(HOOKS)
-    assert len(HOOKS) == 16
+    assert len(HOOKS) == 20
 
 
 def test_those_of_a_reconstruction(host, plugin, tmp_path):
@@ -187,7 +207,13 @@ def test_those_of_a_reconstruction(host, plugin, tmp_path):
     assert plugin.used["readers"] == 1
     assert plugin.used["solvers"] == 3
     assert (tmp_path / "out" / "volume.txt").read_text().startswith("from our lab torch.Size")
-    assert "seen by plain" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "seen by plain" in page
+    assert result.summary["findings"] == {"lines": 24, "verdict": "sharp"}
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert provenance["findings"] == result.summary["findings"]
+    assert re.search(r"<span>lines</span><b>24</b>", page)
+    assert plugin.used["findings"] == 1
     assert plugin.heard == [
         ("scan_started", "scan.renamed", "counted"),
         ("scan_finished", "out", "plain"),
@@ -216,6 +242,67 @@ def test_a_failed_scan_is_told(host, plugin, tmp_path):
     with pytest.raises(ScanError):
         reconstruct("plain", tmp_path / "broken.renamed", tmp_path / "out", host=host)
     assert plugin.heard[-1] == ("scan_failed", "broken.renamed", ScanError)
+
+
+def test_findings_that_are_wrong_are_warnings(host, plugin, tmp_path):
+    class Others:
+        @hookimpl
+        def labrecon_findings(self):
+            return {
+                "Broken": lambda data: 1 / 0,
+                "List": lambda data: [1, 2],
+                "Mixed": lambda data: {"table": [1, 2], "lines": 7, "tensor": torch.tensor(2.5)},
+                "Nothing": lambda data: {},
+            }
+
+    host.add("others", Others())
+    scan = write_toy(tmp_path / "scan.renamed")
+    result = reconstruct("plain", scan, tmp_path / "out", host=host)
+    assert result.summary["findings"] == {"lines": 24, "verdict": "sharp", "tensor": 2.5}
+    told = "\n".join(result.warnings)
+    assert len(result.warnings) == 4
+    assert "the findings 'Broken' failed: ZeroDivisionError" in told
+    assert "'List' failed: TypeError: it returned a list, expected a mapping" in told
+    assert "the finding 'table' of 'Mixed' is [1, 2], expected a number or text" in told
+    assert "the finding 'lines' of 'Mixed' is there already" in told
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "expected a mapping" in page
+
+
+def test_findings_are_printed(host, tmp_path, monkeypatch, capsys):
+    import typer
+
+    # Its own name for the host is bound as it is imported: not to the one of this test.
+    import labrecon.commands  # noqa: F401
+
+    monkeypatch.setattr("labrecon.plugins.host", lambda: host)
+    scan = write_toy(tmp_path / "scan.renamed")
+    line = ["recon", "plain", str(scan), "-o", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as ended:
+        typer.main.get_command(app)(line, prog_name="labrecon")
+    assert ended.value.code == 0
+    assert "lines: 24\nverdict: sharp\n" in capsys.readouterr().out
+
+
+def test_a_veto_names_its_plugin(host):
+    class Broken:
+        @hookimpl
+        def labrecon_scan_veto(self, path, recipe):
+            raise OSError("no log book")
+
+    assert host.veto("/data/align_3.h5", {}) == (("everything", "an alignment scan"), [])
+    assert host.veto("/data/scan_3.h5", {}) == (None, [])
+    host.add("broken", Broken())
+    assert host.veto("/data/align_3.h5", {})[0] == ("everything", "an alignment scan")
+    vetoed, [told] = host.veto("/data/scan_3.h5", {})
+    assert vetoed is None
+    assert "broken: OSError('no log book')" in told
+
+
+def test_a_batch_is_told(host, plugin):
+    assert host.call("labrecon_batch_started", output="out", scans=3) == []
+    assert host.call("labrecon_batch_finished", output="out", counts={"done": 2}) == []
+    assert plugin.heard == [("batch_started", "out", 3), ("batch_finished", "out", 2)]
 
 
 def test_those_of_training(host, plugin):
@@ -248,7 +335,7 @@ def test_commands(host, plugin, monkeypatch, capsys):
     assert "Say hello." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("kind", [h.removeprefix("labrecon_") for h in HOOKS if h not in EVENTS])
+@pytest.mark.parametrize("kind", [h.removeprefix("labrecon_") for h in REGISTERS])
 def test_each_thing_is_listed_and_described(host, plugin, kind):
     [name] = plugin.offered[kind]
     assert host.names(kind)[name] == "everything"
@@ -267,7 +354,7 @@ def test_each_hook_is_documented_with_an_example_that_fits_it(name):
     taken = set(inspect.signature(space[name]).parameters)
     offered = set(inspect.signature(getattr(Hooks, name)).parameters) - {"self"}
     assert taken <= offered
-    if name not in EVENTS:
+    if name in REGISTERS:
         assert all(
             callable(thing) or re.fullmatch(r"[\w.]+:\w+", thing)
             for thing in space[name]().values()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
@@ -13,7 +14,7 @@ from labrecon.metrics import nrmse, psnr, ssim
 from labrecon.operators import Identity
 from labrecon.quality import assess
 from labrecon.recon import reconstruct, reconstruct_scan
-from labrecon.report import pictures, plots
+from labrecon.report import pictures
 
 
 @pytest.fixture
@@ -79,6 +80,7 @@ def test_sections_of_plugins(toy_host, toy_scan, tmp_path):
     toy_host.add("sections", Sections())
     reconstruct("toy", toy_scan, tmp_path / "out", host=toy_host)
     page = (tmp_path / "out" / "report.html").read_text()
+    assert sections(page)[:4] == ["Reconstruction", "Extra", "Broken", "Data and residual"]
     assert "section for toy" in page
     assert "ValueError: &lt;no&gt;" in page
 
@@ -129,16 +131,6 @@ def test_picture_proportions_and_length_bar():
     assert share == pytest.approx(0.25)
 
 
-def test_plot_without_global_state():
-    import matplotlib
-
-    before = dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False)
-    svg = plots.profile({"a": np.arange(5.0)}, "x", "y")
-    assert svg.startswith("<svg")
-    assert "width=" not in svg.partition(">")[0]
-    assert (dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False)) == before
-
-
 def quality_of(residual: torch.Tensor, noise=None, weights=None):
     space = Space(tuple(residual.shape), residual.dtype, ("row", "column"))
     problem = Problem(Identity(space), residual, noise or labrecon.Gaussian(), weights)
@@ -160,6 +152,21 @@ def test_structure_is_seen_along_its_axis():
     rows, columns = quality_of(noise + noise.roll(1, 1), labrecon.Gaussian(2**0.5)).whiteness
     assert columns.correlation == pytest.approx(0.5, abs=0.02)
     assert abs(rows.correlation) < 1.5 * rows.bound
+
+
+def test_one_number_for_whiteness():
+    """``max |correlation| / bound``: 1 in 20 white axes is above 1, a smooth residual far above."""
+    worst = []
+    for seed in range(40):
+        noise = torch.randn(60, 80, generator=torch.Generator().manual_seed(seed))
+        worst.append(quality_of(noise).numbers()["lag1_worst"])
+    assert max(worst) < 2.2
+    assert 0 < sum(value > 1 for value in worst) < 12
+    smooth = quality_of(noise + noise.roll(1, 0))
+    assert smooth.numbers()["lag1_worst"] == pytest.approx(0.5 * math.sqrt(59 * 80) / 2, rel=0.1)
+    opposed = quality_of(noise - noise.roll(1, 1))
+    assert opposed.numbers()["lag1_worst"] == pytest.approx(0.5 * math.sqrt(60 * 79) / 2, rel=0.1)
+    assert quality_of(noise[:2, :2]).numbers()["lag1_worst"] is None
 
 
 def test_complex_noise_counts_both_parts():

@@ -121,6 +121,7 @@ def test_no_such_template(tmp_path, host):
         create("lab", tmp_path, host=host, template="fortran")
 
 
+@pytest.mark.slow
 def test_the_command_says_what_comes_next(labrecon_command, toy_environment, tmp_path):
     done = subprocess.run(
         [*labrecon_command, "new", "my-lab", "--external", "-o", tmp_path / "here"],

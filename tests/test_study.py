@@ -201,6 +201,7 @@ def test_several_numbers_and_the_report(study, tmp_path) -> None:
     assert "<script src" not in page
 
 
+@pytest.mark.slow
 def test_gradients_learn_with_jitter_and_criteria_without_objects(study, tmp_path) -> None:
     # An option of the learner does not make it another learner.
     options = ('design.method="gradient"', "design.jitter.gain=0.1", 'learner.loss="l1"')
@@ -283,6 +284,7 @@ def test_intervals_are_students() -> None:
     assert str(interval([2.0])) == "2"
 
 
+@pytest.mark.slow
 def test_a_judge_that_calibrates_sees_one_object_at_a_time(study, monkeypatch) -> None:
     """Each object is off by another amount, and a solver finds one for all of a problem."""
     import labrecon.study.judging as judging

@@ -18,6 +18,7 @@ __all__ = [
     "explain",
     "is_labrecon_output",
     "new_folder",
+    "take_name",
     "write_file",
     "write_text",
 ]
@@ -54,7 +55,8 @@ def check_output(path: Path, *, force: bool = False) -> None:
 def _others(path: Path) -> list[str]:
     """What somebody put into an earlier output."""
     made = json.loads((path / "provenance.json").read_text())
-    own = {"provenance.json", "report.html", str(made.get("volume"))}
+    own = {"provenance.json", "report.html", "thumbnail.png", str(made.get("volume"))}
+    own |= set(map(str, made.get("files", ())))
     return sorted(file.name for file in path.iterdir() if file.name not in own)
 
 
@@ -76,8 +78,7 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         try:
             partial.mkdir(parents=True)
             yield partial
-            _sync(partial)
-            _rename(partial, path, path.parent / f".{path.name}.{token}.old", force=force)
+            take_name(partial, path, force=force)
         except OSError as error:
             raise OutputError(explain(path, error)) from error
     finally:
@@ -107,6 +108,18 @@ def write_file(path: Path, content: str | bytes, *, force: bool = False) -> None
 def write_text(path: Path, text: str) -> None:
     """Write a small file."""
     path.write_text(text, encoding="utf-8")
+
+
+def take_name(partial: Path, path: Path, *, force: bool = False) -> None:
+    """Give a finished folder its name; an earlier output goes where ``force`` is on.
+
+    Raises:
+        OutputError: ``path`` is taken.
+        OSError: the disk is full, read-only, or refuses otherwise.
+    """
+    _sync(partial)
+    old = path.parent / f".{path.name}.{secrets.token_hex(4)}.old"
+    _rename(partial, path, old, force=force)
 
 
 def _rename(partial: Path, path: Path, old: Path, *, force: bool) -> None:

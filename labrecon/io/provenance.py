@@ -7,18 +7,31 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import labrecon
 from labrecon.io.plain import plain
 from labrecon.plugins import Host
 
-__all__ = ["collect", "hash_file", "hash_inputs"]
+__all__ = [
+    "collect",
+    "hash_file",
+    "hash_inputs",
+    "hash_options",
+    "hash_slabs",
+    "hash_volume",
+    "versions",
+]
+
+#: Bytes of a volume that are hashed at once: what need not be copied is not.
+_SLAB = 2**26
 
 
 def hash_file(path: Path) -> str:
@@ -36,6 +49,54 @@ def hash_inputs(paths: Iterable[Path]) -> list[dict[str, Any]]:
         {"path": str(f.absolute()), "bytes": f.stat().st_size, "sha256": hash_file(f)}
         for f in files
     ]
+
+
+def hash_volume(volume: Tensor) -> str:
+    """SHA-256 of a volume's content, in whatever format it is stored.
+
+    That of the dtype and the shape in brackets (``"float32 [3, 24, 24]"``), followed by the values
+    in C order, little-endian.
+    """
+    rows = volume.detach() if volume.ndim else volume.detach()[None]
+    bytes_of_row = rows.numel() * rows.element_size() // max(1, len(rows))
+    slabs = rows.split(max(1, _SLAB // max(1, bytes_of_row)))
+    return hash_slabs(slabs, volume.dtype, volume.shape)
+
+
+def hash_slabs(slabs: Iterable[Tensor], dtype: torch.dtype, shape: Sequence[int]) -> str:
+    """`hash_volume` of a volume that comes in parts along its first axis."""
+    name = str(dtype).removeprefix("torch.")
+    digest = hashlib.sha256(f"{name} {list(shape)}".encode())
+    for slab in slabs:
+        held = slab.cpu().resolve_conj().resolve_neg().contiguous().view(torch.uint8)
+        digest.update(held.numpy().data)
+    return digest.hexdigest()
+
+
+def hash_options(recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The files that options of a recipe name, such as a mask, as `hash_inputs` tells them.
+
+    An option counts where it has a suffix and there is such a file; ``option`` is its text.
+    """
+    texts = {text for key, text in _texts(recipe) if key != "name" and Path(text).suffix}
+    found = []
+    for text in sorted(texts):
+        # One that is no path, or is gone, must not cost the volume.
+        with suppress(OSError, ValueError):
+            if Path(text).is_file():
+                found.append({"option": text, **hash_inputs([Path(text)])[0]})
+    return found
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _texts(item, str(name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item, key)
 
 
 def collect(
@@ -65,6 +126,9 @@ def collect(
             "processors": os.cpu_count(),
             "device": _device_name(device),
             "threads": torch.get_num_threads(),
+            "vector_unit": torch.backends.cpu.get_cpu_capability(),
+            "float32_matmul": torch.get_float32_matmul_precision(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
         },
         "inputs": inputs,
         "timings_seconds": {name: round(seconds, 6) for name, seconds in timings.items()},
@@ -75,7 +139,7 @@ def collect(
 
 
 def versions(host: Host) -> dict[str, Any]:
-    """Versions of labrecon, Python, torch, numpy and every plugin that is ready."""
+    """Versions of labrecon, Python, torch, NumPy, each plugin that is ready, and what is loaded."""
     return {
         "labrecon": labrecon.__version__,
         "python": platform.python_version(),
@@ -86,7 +150,19 @@ def versions(host: Host) -> dict[str, Any]:
             for name, report in host.reports.items()
             if report.status == "ready"
         },
+        "packages": _loaded(),
     }
+
+
+def _loaded() -> dict[str, str]:
+    """Versions of the packages that this process has loaded, as they state them."""
+    found = {}
+    for name, module in sorted(sys.modules.items()):
+        # Not getattr: some modules warn where an old attribute is asked for.
+        version = getattr(module, "__dict__", {}).get("__version__")
+        if "." not in name and name not in sys.stdlib_module_names and isinstance(version, str):
+            found[name] = version
+    return found
 
 
 def _device_name(device: torch.device) -> str:

@@ -53,7 +53,7 @@ class ReportData:
     def voxel_size(self) -> tuple[float | None, ...] | None:
         """Size along each axis of the volume in mm, None where it is unknown."""
         sizes = self.instrument.voxel_size(self.scan.geometry)
-        if sizes is None or self._pixel_size_assumed:
+        if sizes is None or not self.scan.pixel_size_known:
             return None
         unknown = self.main.solution.x.ndim - len(sizes)
         return (*[None] * unknown, *sizes)
@@ -62,8 +62,4 @@ class ReportData:
     def unit(self) -> str:
         """Unit of the object's values; per pixel where the scan does not say how long one is."""
         unit = self.instrument.unit
-        return unit.replace("mm", "px") if self._pixel_size_assumed else unit
-
-    @property
-    def _pixel_size_assumed(self) -> bool:
-        return "pixel size" in self.scan.assumed
+        return unit if self.scan.pixel_size_known else unit.replace("mm", "px")

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jinja2
 
-from labrecon.io.plain import dumps
+from labrecon.io.plain import brief, dumps
 from labrecon.plugins import Host
 from labrecon.report.data import ReportData
-from labrecon.report.sections import SECTIONS, Section
+from labrecon.report.sections import SECTIONS, Section, resolution_text
 
 __all__ = ["environment", "page_or_warning", "render"]
 
 
-def render(data: ReportData, host: Host) -> str:
+def render(data: ReportData, host: Host, more: Sequence[Section] = ()) -> str:
     """The page as HTML, with the sections that plugins add.
 
     A plugin's section that fails is named in the page; the rest of the page is there.
+
+    Args:
+        data: what was made.
+        host: the plugins.
+        more: sections that come before all others.
     """
-    sections = [section for make in SECTIONS if (section := make(data)) is not None]
-    sections += _plugin_sections(data, host)
+    first, *rest = [section for make in SECTIONS if (section := make(data)) is not None]
+    # What an instrument is for comes right after its picture.
+    sections = [*more, first, *_plugin_sections(data, host), *rest]
     return (
         environment()
         .get_template("page.html.j2")
@@ -37,6 +44,7 @@ def render(data: ReportData, host: Host) -> str:
     )
 
 
+@functools.cache
 def environment() -> jinja2.Environment:
     """Jinja with the templates beside this file; everything is escaped unless marked safe."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
@@ -77,6 +85,11 @@ def _tiles(data: ReportData) -> list[tuple[str, str, str]]:
             tiles.append((shown.title, f"{shown.marker:.6g}", shown.xlabel))
     for name, value in data.provenance["reconstructions"][0]["metrics"].items():
         tiles.append((name.upper(), f"{value:.4g}", "against the known truth"))
+    split = quality.split_half
+    if split is not None:
+        tiles.append(("Resolution", *resolution_text(split)))
+    for name, value in data.provenance.get("findings", {}).items():
+        tiles.append((name, brief(value), "found by a plugin"))
     return tiles
 
 

@@ -1,20 +1,26 @@
-"""Arrays as grey-scale pictures inside a page: PNG as data URI, with grey-scale and length bars."""
+"""Arrays as pictures inside a page: PNG as data URI, with grey-scale and length bars."""
 
 from __future__ import annotations
 
 import base64
-import io
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-__all__ = ["Picture", "data_picture", "picture", "slices", "window_of"]
+from labrecon.report.png import png
+
+__all__ = ["Picture", "data_picture", "modulus", "picture", "planes", "slices", "window_of"]
 
 _WIDEST = 900
 _SMALL = 300
+#: Values from which percentiles are taken; more change nothing that one could see.
+_SAMPLED = 500_000
 Array = NDArray[np.floating]
 
 
@@ -48,9 +54,18 @@ class Picture:
 
 
 def slices(
-    x: NDArray[np.generic], axes: Sequence[str], voxel_size: Sequence[float | None] | None
+    x: NDArray[np.generic],
+    axes: Sequence[str],
+    voxel_size: Sequence[float | None] | None,
+    upward: Sequence[str] = (),
 ) -> list[tuple[str, NDArray[np.generic], tuple[float | None, float | None]]]:
     """Central slices in three planes; each slice of a thin stack; or the one image.
+
+    Args:
+        x: the object, of two dimensions or more.
+        axes: a name for each axis.
+        voxel_size: along each axis.
+        upward: axes that grow upwards: as axis of the rows, the first row is at the bottom.
 
     Returns:
         Title, image, and the size of its pixels (down, across) for each.
@@ -60,23 +75,47 @@ def slices(
     while x.ndim > 3:
         lead += f"{axes[0]} {x.shape[0] // 2}, "
         x, axes, sizes = x[x.shape[0] // 2], axes[1:], sizes[1:]
+
+    def upright(image: NDArray[np.generic], axis: int) -> NDArray[np.generic]:
+        return image[::-1] if axes[axis] in upward else image
+
     if x.ndim == 2:
-        return [(lead.rstrip(", "), x, (sizes[0], sizes[1]))]
-    if x.shape[0] <= 4:
-        return [(f"{lead}{axes[0]} {i}", x[i], (sizes[1], sizes[2])) for i in range(x.shape[0])]
+        return [(lead.rstrip(", "), upright(x, 0), (sizes[0], sizes[1]))]
+    each = [(f"{lead}{axes[0]} {i}", upright(x[i], 1), (sizes[1], sizes[2])) for i in range(len(x))]
+    if len(x) <= 4:
+        return each
     found = []
     for axis in range(3):
         rest = [i for i in range(3) if i != axis]
         if min(x.shape[i] for i in rest) >= 8:
             middle = x.shape[axis] // 2
-            plane = np.take(x, middle, axis=axis)
+            plane = upright(np.take(x, middle, axis=axis), rest[0])
             found.append((f"{lead}{axes[axis]} {middle}", plane, (sizes[rest[0]], sizes[rest[1]])))
-    return found
+    return found or [each[len(each) // 2]]
+
+
+def modulus(image: NDArray[np.generic]) -> Array:
+    """What can be shown in grey: the values, or the modulus of complex ones."""
+    return np.abs(image) if np.iscomplexobj(image) else cast("Array", image)
+
+
+def planes(
+    x: Tensor,
+    axes: Sequence[str],
+    voxel_size: Sequence[float | None] | None,
+    upward: Sequence[str] = (),
+) -> list[tuple[str, Array, tuple[float | None, float | None]]]:
+    """`slices` of an object, as can be shown in grey."""
+    values = x.detach().cpu().resolve_conj().numpy()
+    found = slices(values, axes, voxel_size, upward)
+    return [(title, modulus(image), pixel) for title, image, pixel in found]
 
 
 def window_of(images: Sequence[Array]) -> tuple[float, float]:
     """Grey window from the 0.5 to the 99.5 percentile of finite values."""
     values = np.concatenate([image[np.isfinite(image)].ravel() for image in images])
+    # An odd step meets all columns of a picture whose width is even.
+    values = values[:: values.size // _SAMPLED | 1]
     if values.size == 0:
         return 0.0, 1.0
     low, high = (float(v) for v in np.percentile(values, (0.5, 99.5)))
@@ -128,11 +167,10 @@ def _make(
     low, high = window
     crisp = max(image.shape) < _SMALL
     level = (_shrink(image) - low) / (high - low)
-    ramp = np.linspace(0, 1, 256)[None]
     return Picture(
         title,
-        _png(level, colours),
-        _png(ramp, colours),
+        _uri(png(level, colours)),
+        _bar(colours),
         f"{low:.3g}",
         f"{high:.3g}",
         unit,
@@ -143,19 +181,13 @@ def _make(
     )
 
 
-def _png(level: Array, colours: str) -> str:
-    import matplotlib
-    from PIL import Image
+@functools.cache
+def _bar(colours: str) -> str:
+    return _uri(png(np.linspace(0, 1, 256)[None], colours))
 
-    shown = np.clip(np.nan_to_num(level, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
-    if colours == "gray":
-        picture = Image.fromarray((255 * shown + 0.5).astype(np.uint8))
-    else:
-        rgba = matplotlib.colormaps[colours](shown, bytes=True)
-        picture = Image.fromarray(np.ascontiguousarray(rgba[..., :3]))
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+def _uri(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
 
 def _shrink(image: Array) -> Array:

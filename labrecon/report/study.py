@@ -16,7 +16,7 @@ from torch import Tensor
 from labrecon.io.plain import dumps
 from labrecon.report import plots
 from labrecon.report.page import environment
-from labrecon.report.pictures import picture, slices, window_of
+from labrecon.report.pictures import picture, planes, window_of
 from labrecon.report.sections import Section
 
 if TYPE_CHECKING:
@@ -235,8 +235,7 @@ def _example(report: StudyReport, count: CountReport, index: int) -> Section | N
 
 
 def _plane(report: StudyReport, x: Tensor) -> tuple[Any, Any]:
-    values = (x.abs() if x.is_complex() else x).numpy()
-    _, image, pixel = slices(values, report.axes, report.voxel_size)[0]
+    _, image, pixel = planes(x, report.axes, report.voxel_size)[0]
     return image, pixel
 
 

@@ -15,7 +15,7 @@ from labrecon.io.plain import dumps
 from labrecon.report import plots
 from labrecon.report.page import environment
 from labrecon.report.parameters import moved_weights, numbers_by_layer
-from labrecon.report.pictures import Picture, data_picture, picture, slices, window_of
+from labrecon.report.pictures import Picture, data_picture, picture, planes, window_of
 from labrecon.report.sections import Section, middle_plane
 
 __all__ = ["Method", "TrainingReport", "render_training"]
@@ -180,7 +180,7 @@ def _measured(report: TrainingReport, index: int) -> list[Picture]:
 
 
 def _planes(report: TrainingReport, x: Tensor) -> list[tuple[str, NDArray[Any], Any]]:
-    return slices(_array(x), report.axes, report.voxel_size)
+    return planes(x, report.axes, report.voxel_size)
 
 
 def _array(x: Tensor) -> NDArray[Any]:

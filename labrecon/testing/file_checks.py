@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -113,12 +114,12 @@ def _round_trip(scan: Scan, again: Scan, about: str) -> Finding:
     if error > 1e-6:
         advice = "look for a transposed or flipped axis, or a lossy format"
         return Finding("failed", "data come back changed", error, 1e-6, advice, about)
-    if again.geometry != scan.geometry:
-        changed = [
-            key
-            for key, value in dict(scan.geometry).items()
-            if getattr(again.geometry, key, None) != value
-        ]
+    changed = [
+        key
+        for key, value in dict(scan.geometry).items()
+        if not _same(getattr(again.geometry, key, None), value)
+    ]
+    if changed:
         return Finding(
             "failed",
             f"the geometry comes back changed: {', '.join(changed)}",
@@ -126,6 +127,15 @@ def _round_trip(scan: Scan, again: Scan, about: str) -> Finding:
             advice="look for units (mm and m, degrees and radians) and for defaults",
         )
     return Finding("passed", "reads back what it writes", error, 1e-6, about=about)
+
+
+def _same(again: Any, value: Any) -> bool:
+    """Equal, up to the rounding of a conversion: an angle of pi / 180 may be written as 1°."""
+    if isinstance(again, tuple) and isinstance(value, tuple):
+        return len(again) == len(value) and all(map(_same, again, value))
+    if isinstance(again, float) and isinstance(value, float):
+        return math.isclose(again, value, rel_tol=1e-12, abs_tol=1e-300)
+    return bool(again == value)
 
 
 def _read_file(bench: Bench, path: Path) -> Finding:

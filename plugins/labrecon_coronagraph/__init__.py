@@ -34,12 +34,24 @@ def labrecon_learners() -> dict[str, str]:
 
 
 @hookimpl
+def labrecon_commands() -> dict[str, str]:
+    """Learning optics for a dark zone."""
+    return {"dark-zone": "labrecon_coronagraph.dark_zone_command:dark_zone"}
+
+
+@hookimpl
 def labrecon_feasible_sets() -> dict[str, str]:
     """What apodizers and mirrors can be."""
     return {
         "microdots": "labrecon_coronagraph.microdots:Microdots",
         "neighbour_steps": "labrecon_coronagraph.actuators:NeighbourSteps",
     }
+
+
+@hookimpl
+def labrecon_findings() -> dict[str, str]:
+    """The best of what stands out around the star."""
+    return {"around the star": "labrecon_coronagraph.report_section:findings_around_the_star"}
 
 
 @hookimpl

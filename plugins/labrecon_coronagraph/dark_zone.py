@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ class DarkZone(Learner):
         designs: names of what is learned.
         throughput: ``T₀``; by default that of the operator as it is.
         weight: of what is missing of it.
+        rates: learning rates by design, where it is not that of the training: commands are in nm,
+            the others around 1.
 
     Raises:
         ValueError: an unknown design, a zone that is empty or of another shape.
@@ -42,6 +45,7 @@ class DarkZone(Learner):
         designs: Sequence[str] = ("apodizer",),
         throughput: float | None = None,
         weight: float = 1e3,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
         unknown = [name for name in designs if name not in operator.designs]
         if unknown or not designs:
@@ -58,11 +62,16 @@ class DarkZone(Learner):
         with torch.no_grad():
             own = float(operator.peak())
         self.throughput, self.weight = own if throughput is None else float(throughput), weight
+        self.rates = dict(rates or {})
         operator.learn(*designs)
 
-    def parameters(self) -> Iterable[Tensor]:
-        """The designs."""
-        return [self.operator.get_parameter(name) for name in self.names]
+    def parameters(self) -> Iterable[Any]:
+        """The designs, each a group with its rate where it has one."""
+        groups = []
+        for name in self.names:
+            group: dict[str, Any] = {"params": [self.operator.get_parameter(name)]}
+            groups.append({**group, "lr": self.rates[name]} if name in self.rates else group)
+        return groups
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The optics."""
@@ -70,7 +79,10 @@ class DarkZone(Learner):
 
     def contrast(self, aberrations: Tensor) -> Tensor:
         """Mean of the image over the zone, relative to the peak of a planet (batch,)."""
-        images = self.operator(aberrations)
+        return self.over_zone(self.operator(aberrations))
+
+    def over_zone(self, images: Tensor) -> Tensor:
+        """Contrast (batch,) of images (batch, frame, image, y, x)."""
         dark = (images * self.zone).sum((-2, -1)) / self.zone.sum()
         return dark.flatten(1).mean(1) / self.operator.peak()
 

@@ -36,6 +36,7 @@ class CoronagraphInstrument(Instrument):
     Geometry: ClassVar[type[BaseModel]] = CoronagraphGeometry
     unit: ClassVar[str] = "counts"
     data_unit: ClassVar[str] = "counts"
+    acquisitions: ClassVar[str] = "frame"
     limits: ClassVar[tuple[float | None, float | None]] = (0.0, None)
     upward: ClassVar[tuple[str, ...]] = ("y",)
     tolerances: ClassVar[Mapping[str, float]] = dict.fromkeys(

@@ -22,10 +22,14 @@ class OpticsExporter:
     """``NAME.fits``: an image extension for each design, named as the design.
 
     Header: ``BUNIT`` (rad at ``WAVELEN``; commands in nm, one per actuator over the pupil, row by
-    row), ``DIAMETER`` in m, ``WAVELEN`` in µm.
+    row), ``DIAMETER`` in m, ``WAVELEN`` in µm. Of the optics that it was learned for: ``PUPIL`` and
+    ``OBSCUR``, ``FPMASK`` with ``MASKRAD`` in mas or ``CHARGE``, and ``LYOTOUT``, the diameter of
+    the Lyot stop in those of the pupil.
     """
 
-    def __call__(self, geometry: BaseModel, designs: Mapping[str, Tensor], path: Path) -> None:
+    def __call__(
+        self, geometry: BaseModel, designs: Mapping[str, Tensor], path: str | Path
+    ) -> None:
         """Write the designs.
 
         Raises:
@@ -44,13 +48,15 @@ class OpticsExporter:
             image.header["BUNIT"] = _UNITS[name]
             image.header["DIAMETER"] = (geometry.diameter, "of the telescope in m")
             image.header["WAVELEN"] = (geometry.wavelength, "in micrometres")
+            image.header.update(_stated(geometry))
             made.append(image)
         buffer = io.BytesIO()
         fits.HDUList(made).writeto(buffer)
+        path = Path(path)
         target = path if path.suffix == ".fits" else path.with_name(path.name + ".fits")
         write_file(target, buffer.getvalue(), force=True)
 
-    def read(self, path: Path) -> dict[str, Tensor]:
+    def read(self, path: str | Path) -> dict[str, Tensor]:
         """The designs that were written."""
         import torch
         from astropy.io import fits
@@ -62,6 +68,24 @@ class OpticsExporter:
                 )
                 for image in file[1:]
             }
+
+
+def _stated(g: OpticsGeometry) -> dict[str, tuple[str | float, str]]:
+    """Keywords of the header, with comments."""
+    pupil = g.pupil if isinstance(g.pupil, str) else "array"
+    told: dict[str, tuple[str | float, str]] = {"PUPIL": (pupil, "of the telescope")}
+    if g.pupil == "circular":
+        told["OBSCUR"] = (g.obscuration, "in diameters")
+    told["FPMASK"] = (g.mask, "in the focal plane")
+    if g.mask == "disc":
+        told["MASKRAD"] = (g.mask_radius, "of the mask in mas")
+    if g.mask == "vortex":
+        told["CHARGE"] = (g.charge, "of the vortex")
+    if isinstance(g.lyot_stop, float):
+        told["LYOTOUT"] = (g.lyot_stop, "Lyot stop, in pupil diameters")
+    else:
+        told["LYOTSTOP"] = ("array", "transmission of its own")
+    return told
 
 
 export_optics = OpticsExporter()

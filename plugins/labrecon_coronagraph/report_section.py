@@ -6,6 +6,8 @@ import base64
 import html
 import io
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,10 +22,59 @@ from labrecon_coronagraph.geometry import CoronagraphGeometry
 from labrecon_coronagraph.matched_filter import matched_filter
 from labrecon_coronagraph.sky import offset
 
-__all__ = ["around_the_star"]
+__all__ = ["around_the_star", "findings_around_the_star"]
 
 #: Detections that the table shows.
 SHOWN = 10
+#: σ from which on a detection is one of the findings.
+SURE = 5.0
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Planets fitted beside speckles: flux, flux over its deviation (y, x), what is found."""
+
+    diameter: float
+    flux: Tensor
+    likeness: Tensor
+    found: list[Detection]
+
+
+def _fitted(scan: Scan) -> _Fitted | None:
+    """None for other instruments, and where the star is still in the frames."""
+    geometry = scan.geometry
+    if not isinstance(geometry, CoronagraphGeometry) or geometry.speckles is None:
+        return None
+    diameter = full_width(geometry.psf.tensor(torch.float64))
+    flux, sigma = matched_filter(scan)
+    # In units of what it is known to, a planet is not drawn towards the brighter speckles inside.
+    likeness = torch.where(sigma > 0, flux / sigma.clamp_min(1e-30), 0.0)
+    found = detections(likeness, diameter, geometry.pixel_scale, threshold=3.0, summed=False)
+    return _Fitted(diameter, flux, likeness, found)
+
+
+def findings_around_the_star(data: Any) -> Mapping[str, float | str]:
+    """Detections above 5σ, and where the most significant of them is.
+
+    Nothing for other instruments, and where the star is still in the frames.
+
+    Args:
+        data: `labrecon.report.ReportData`.
+    """
+    fitted = _fitted(data.scan)
+    if fitted is None:
+        return {}
+    sure = [one for one in fitted.found if one.significance >= SURE]
+    told: dict[str, float | str] = {"detections": len(sure)}
+    if sure:
+        best = sure[0]
+        told |= {
+            "best separation (arcsec)": round(best.separation, 4),
+            "best position angle (°)": round(best.position_angle, 2),
+            "best S/N": round(best.snr, 2),
+            "best significance (σ)": round(best.significance, 2),
+        }
+    return told
 
 
 def around_the_star(data: Any) -> str:
@@ -36,18 +87,17 @@ def around_the_star(data: Any) -> str:
     """
     scan: Scan = data.scan
     geometry = scan.geometry
-    if not isinstance(geometry, CoronagraphGeometry) or geometry.speckles is None:
+    fitted = _fitted(scan)
+    if fitted is None:
         return ""
-    diameter = full_width(geometry.psf.tensor(torch.float64))
-    flux, sigma = matched_filter(scan)
-    # In units of what it is known to, a planet is not drawn towards the brighter speckles inside.
-    fitted = torch.where(sigma > 0, flux / sigma.clamp_min(1e-30), 0.0)
-    found = detections(fitted, diameter, geometry.pixel_scale, threshold=3.0, summed=False)
+    assert isinstance(geometry, CoronagraphGeometry)
+    assert geometry.speckles is not None
+    diameter, found = fitted.diameter, fitted.found
     modes = geometry.speckles.shape[2] - 1
     # The data are without their speckles already: no more components.
     classical = pca_adi(scan.data, geometry, modes=0)
     shown = {
-        "planet fitted beside speckles": snr_map(fitted, diameter, summed=False),
+        "planet fitted beside speckles": snr_map(fitted.likeness, diameter, summed=False),
         f"PCA with {modes} components": snr_map(classical, diameter),
     }
     return (
@@ -58,7 +108,7 @@ def around_the_star(data: Any) -> str:
         "planet nothing is shown. What one of the maps shows alone, try with fewer components.</p>"
         + _picture(shown, found, geometry, diameter)
         + "<h3>Fitted beside speckles</h3>"
-        + _table(found, geometry, flux)
+        + _table(found, geometry, fitted.flux)
         + "<h3>PCA</h3>"
         + _table(detections(classical, diameter, geometry.pixel_scale, threshold=3.0), geometry)
     )

@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
+from labrecon.errors import RecipeError
 from labrecon.instrument import Instrument, ReaderError, Scan
 from labrecon.noise import Noise, PoissonGaussian, Scaled
 from labrecon.operator import Operator
@@ -102,6 +103,20 @@ class WavefrontInstrument(Instrument):
     def recipes(self) -> Mapping[str, Mapping[str, Any]]:
         """Gauss–Newton over aberrations."""
         return {"recon": RECON}
+
+    def baselines(
+        self, geometry: Any, design: str, generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        """None: what makes optics good is the dark, not a reconstruction.
+
+        Raises:
+            RecipeError: always; it names the command for dark zones.
+        """
+        raise RecipeError(
+            f"the {design} of a coronagraph is not learned by what can be reconstructed with it, "
+            "but by how dark the star becomes: `labrecon dark-zone -o OUT`, with --geometry and "
+            f"--learn {design}"
+        )
 
     def budget(self, geometry: Any, designs: Mapping[str, Tensor]) -> Mapping[str, str]:
         """Largest command of the mirror, and mean transmission of the apodizer."""

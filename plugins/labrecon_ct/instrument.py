@@ -55,6 +55,7 @@ class CTInstrument(Instrument):
     Geometry: ClassVar[type[BaseModel]] = CTGeometry
     unit: ClassVar[str] = "1/mm"
     data_unit: ClassVar[str] = "line integral"
+    acquisitions: ClassVar[str] = "angle"
     limits: ClassVar[tuple[float | None, float | None]] = (0.0, None)
     tolerances: ClassVar[Mapping[str, float]] = {"centre_offset": math.inf, "open_beam": 0.3}
 

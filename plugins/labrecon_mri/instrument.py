@@ -77,6 +77,7 @@ class MRIInstrument(Instrument):
     Geometry: ClassVar[type[BaseModel]] = MRIGeometry
     unit: ClassVar[str] = "a.u."
     data_unit: ClassVar[str] = "k-space signal (a.u.)"
+    acquisitions: ClassVar[str] = "shot"
     tolerances: ClassVar[Mapping[str, float]] = {
         "maps": math.inf,
         "field_map": math.inf,

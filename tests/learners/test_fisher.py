@@ -67,6 +67,7 @@ def test_value_and_gradient_are_those_of_dense_algebra(criterion: str, poisson: 
     assert torch.allclose(gradient, wanted, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_traces_come_out_on_average() -> None:
     operator = Matrix(matrix(), feasible=Box(0.0, 2.0))
     a = matrix()

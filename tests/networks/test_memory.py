@@ -158,6 +158,7 @@ def test_a_mode_that_the_network_can_not_be_trained_in_is_not_planned() -> None:
     assert [plan.mode for plan in plan_memory(network, problem)] == ["store", "checkpoint"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("counted_only")
 def test_the_fastest_mode_that_fits_is_taken() -> None:
     network, problem = case(PRIORS[0](), 64, 1, depth=40)

@@ -230,6 +230,7 @@ def test_one_element_of_a_batch_that_is_off_is_enough() -> None:
     assert departure(recomputed, true, true, ()) < 1e-10
 
 
+@pytest.mark.slow
 def test_waypoints_are_found_where_they_are_needed() -> None:
     """Few in double precision, more in single; deeper than any reversal without."""
     found = {}
@@ -254,6 +255,7 @@ def test_waypoints_are_part_of_what_is_saved() -> None:
     assert bool((other.placed >= 0).all())
 
 
+@pytest.mark.slow
 def test_waypoints_are_placed_anew_when_training_has_moved_them() -> None:
     network = deep(40, tolerance=1e-4)
     network(problem_of()).sum().backward()

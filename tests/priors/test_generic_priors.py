@@ -13,8 +13,19 @@ from labrecon.prior import Zero, moreau
 from labrecon.space import Space
 
 F64 = torch.float64
+#: What takes seconds in complex numbers as well, and is the same code as in real ones.
+LONG = {"tgv", "tv-1d", "tv-anisotropic"}
 every_prior = pytest.mark.parametrize(
-    ("case", "dtype"), pairs(), ids=[f"{c.name}-{str(d)[6:]}" for c, d in pairs()]
+    ("case", "dtype"),
+    [
+        pytest.param(
+            case,
+            dtype,
+            marks=[pytest.mark.slow] if case.name in LONG and dtype.is_complex else [],
+            id=f"{case.name}-{str(dtype)[6:]}",
+        )
+        for case, dtype in pairs()
+    ],
 )
 STEP, WEIGHT = 0.6, 0.7
 

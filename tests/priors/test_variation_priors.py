@@ -76,6 +76,7 @@ def test_tgv_of_an_affine_image_is_zero() -> None:
     torch.testing.assert_close(TGV(2.0, iterations=4000).prox(plane, 1.0), plane, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_tgv_prox_against_cvxpy() -> None:
     import cvxpy
 

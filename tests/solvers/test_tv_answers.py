@@ -132,6 +132,7 @@ def test_sigpys_total_variation_reconstruction() -> None:
         assert objective(ours) == pytest.approx(objective(theirs), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_sigpys_wavelet_reconstruction() -> None:
     """The same objective to 1e-6 as sigpy.mri.app.L1WaveletRecon with the Haar wavelet."""

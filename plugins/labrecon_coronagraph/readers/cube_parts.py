@@ -139,5 +139,6 @@ def open_cube(path: Path) -> CubeFile:
     shapes = [unit.data.shape for unit in units if unit.is_image and unit.data is not None]
     raise ReaderError(
         f"{path.name} holds images of shape {shapes}, expected a cube (frame, y, x), or "
-        "(wavelength, frame, y, x)"
+        "(wavelength, frame, y, x): the sky does not turn in a single image; put the frames of the "
+        "sequence into one array"
     )

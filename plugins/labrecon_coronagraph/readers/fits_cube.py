@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from labrecon import Gaussian
 from labrecon.instrument import ReaderError, Scan
@@ -18,7 +19,7 @@ from labrecon_coronagraph.readers.border import (
     read_frames,
 )
 from labrecon_coronagraph.readers.cube_parts import CubeFile, open_cube
-from labrecon_coronagraph.readers.fits_file import axes, is_fits
+from labrecon_coronagraph.readers.fits_file import axes, is_fits, native
 from labrecon_coronagraph.readers.header_fields import (
     KEYWORDS,
     numbers,
@@ -50,22 +51,24 @@ class FitsCubeReader:
 
     suffix = ".fits"
 
-    def matches(self, path: Path) -> bool:
-        """Whether it is a FITS file with a cube, or one too damaged to tell."""
+    def matches(self, path: str | Path) -> bool:
+        """Whether it is a FITS file with images, or one too damaged to tell."""
+        path = Path(path)
         if not is_fits(path):
             return False
         try:
-            return any(count in (3, 4) for count in axes(path))
+            return any(count >= 2 for count in axes(path))
         except Exception:  # damaged files raise whatever their bytes make them
             return True
 
-    def read(self, path: Path) -> Scan:
+    def read(self, path: str | Path) -> Scan:
         """The scan in the file and those beside it.
 
         Raises:
             ReaderError: damaged, without angles or PSF, with counts that do not agree, angles in
                 radians, or a pixel scale that is not in mas.
         """
+        path = Path(path)
         file = open_cube(path)
         header = {**dict(file.units[0].header), **dict(file.header)}
         ignored = {}
@@ -104,6 +107,7 @@ class FitsCubeReader:
             geometry,
             Gaussian(geometry.sigma or 1.0),
             weights=frames.weights,
+            truth=_truth(file, geometry),
             found=found,
             assumed=assumed,
             ignored=ignored,
@@ -114,8 +118,8 @@ class FitsCubeReader:
             },
         )
 
-    def write(self, scan: Scan, path: Path) -> None:
-        """A file that `read` reads: cube, angles in degrees, PSF, transmission.
+    def write(self, scan: Scan, path: str | Path) -> None:
+        """A file that `read` reads: cube, angles in degrees, PSF, transmission, known planets.
 
         Raises:
             ReaderError: speckles were taken out of the data, which no file format knows of.
@@ -154,6 +158,8 @@ class FitsCubeReader:
                 fits.Column("TRANSMISSION", "D", array=table[:, 1]),
             ]
             units.append(fits.BinTableHDU.from_columns(columns, name="TRANSMISSION"))
+        if scan.truth is not None:
+            units.append(fits.ImageHDU(scan.truth.numpy(), name="TRUTH"))
         fits.HDUList(units).writeto(path, overwrite=True)
 
 
@@ -174,10 +180,30 @@ def _rotation(
         exposure, smear = exposure_and_smear(header, times, angles)
         told["exposure"] = f"{exposure:g} s, in which the sky turns by {smear:.3f}°"
         return {"angles": tuple(angles.tolist()), "exposure": exposure, "smear": smear}, told
+    if file.path.name.startswith("naco") and file.path.name.endswith("_cube.fits"):
+        beside = file.path.name.replace("_cube.fits", "_pa.fits")
+        raise ReaderError(
+            f"there is no {beside} beside {file.path.name}: put it there, with the parallactic "
+            "angles of NACO in degrees, one per frame; or, for angles of the sky, an extension "
+            "PARANG"
+        )
     raise ReaderError(
         f"{file.path.name} has no parallactic angles, expected an extension PARANG in degrees, one "
         f"per frame, or a file {file.path.stem}_parang.fits beside it"
     )
+
+
+def _truth(file: CubeFile, geometry: CoronagraphGeometry) -> torch.Tensor | None:
+    """The planets of a simulation (y, x), where the file has them."""
+    for unit in file.units:
+        if unit.name.upper() == "TRUTH" and unit.is_image and unit.data is not None:
+            if unit.data.shape != geometry.field_shape:
+                raise ReaderError(
+                    f"TRUTH is an array of {unit.data.shape}, expected a map of the sky (y, x) of "
+                    f"{geometry.field_shape} pixels"
+                )
+            return torch.from_numpy(native(unit.data).astype(np.float32))
+    return None
 
 
 def _transmission(file: CubeFile) -> tuple[tuple[float, float], ...]:

@@ -62,8 +62,17 @@ def optics(
 
 
 def numbers(header: Mapping[str, Any]) -> dict[str, float]:
-    """Fields of the geometry that `KEYWORDS` of the header tell."""
-    return {name: _real(header, key) for key, (name, _) in KEYWORDS.items() if key in header}
+    """Fields of the geometry that `KEYWORDS` of the header tell.
+
+    Raises:
+        ReaderError: one that is no number, or a diameter that is not in m.
+    """
+    told = {name: _real(header, key) for key, (name, _) in KEYWORDS.items() if key in header}
+    diameter = told.get("diameter", 1.0)
+    if not 0.01 <= diameter <= 100:
+        guess = f" (is it mm? then {diameter / 1000:g})" if 100 < diameter <= 1e5 else ""
+        raise ReaderError(f"DIAMETER is {diameter:g}, expected m, such as 8.2{guess}")
+    return told
 
 
 def _real(header: Mapping[str, Any], key: str) -> float:

@@ -33,8 +33,9 @@ class NacoReader:
     added. The star is taken to be in the middle of the frame until the step ``centre`` finds it.
     """
 
-    def matches(self, path: Path) -> bool:
-        """Whether it is such a cube, with both files beside it."""
+    def matches(self, path: str | Path) -> bool:
+        """Whether it is such a cube, with its angles beside it."""
+        path = Path(path)
         try:
             return (
                 path.name.startswith("naco")
@@ -45,13 +46,14 @@ class NacoReader:
         except OSError:
             return False
 
-    def read(self, path: Path) -> Scan:
+    def read(self, path: str | Path) -> Scan:
         """The scan in the files.
 
         Raises:
             ReaderError: a file is missing or damaged, the counts do not agree, or angles look like
                 radians.
         """
+        path = Path(path)
         if not path.name.endswith(END):
             raise ReaderError(f"{path.name}: expected a name that ends with {END}")
         frames = read_frames(image(path), path.name)

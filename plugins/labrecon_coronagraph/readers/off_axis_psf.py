@@ -28,6 +28,7 @@ def centred_psf(values: NDArray[np.generic], what: str) -> tuple[NDArray[np.floa
             f"{what} has shape {np.shape(values)}, expected a finite image (y, x), or some, of an "
             "off-axis star, of at least 5 pixels"
         )
+    given = image.shape
     y, x = peak_position(image, what)
     whole = round(y), round(x)
     half = min(min(at, size - 1 - at) for at, size in zip(whole, image.shape, strict=True))
@@ -42,7 +43,11 @@ def centred_psf(values: NDArray[np.generic], what: str) -> tuple[NDArray[np.floa
         raise ReaderError(
             f"{what} is brighter beside its peak after centring: is it saturated, or not one star?"
         )
-    told = f"{2 * half + 1}² pixels, peak {peak:.4g}, moved by ({-move[0]:.3f}, {-move[1]:.3f}) px"
+    size = 2 * half + 1
+    cut = (
+        "" if given == (size, size) else f" (cut from {given[0]} × {given[1]}, odd around the star)"
+    )
+    told = f"{size}² pixels{cut}, peak {peak:.4g}, moved by ({-move[0]:.3f}, {-move[1]:.3f}) px"
     return image / peak, told
 
 

@@ -27,17 +27,24 @@ class StarImagesReader:
 
     suffix = ".fits"
 
-    def matches(self, path: Path) -> bool:
-        """A FITS file with a JSON file beside it."""
-        return is_fits(path) and path.with_suffix(".json").is_file()
+    def matches(self, path: str | Path) -> bool:
+        """A FITS file; `read` tells where the JSON file is missing."""
+        return is_fits(Path(path))
 
-    def read(self, path: Path) -> Scan:
+    def read(self, path: str | Path) -> Scan:
         """The images.
 
         Raises:
             ReaderError: damaged files, a geometry that is none, other sizes, NaN.
         """
+        path = Path(path)
         beside = path.with_suffix(".json")
+        if not beside.is_file():
+            raise ReaderError(
+                f"there is no {beside.name} beside {path.name}, expected the geometry of the "
+                "optics as JSON: `labrecon describe wavefront` lists its fields, and `labrecon "
+                "simulate wavefront try.fits` writes an example"
+            )
         try:
             geometry = OpticsGeometry.model_validate_json(beside.read_bytes())
         except (OSError, ValidationError) as error:
@@ -66,8 +73,9 @@ class StarImagesReader:
             found={"images": " × ".join(map(str, expected)) + f", {values.dtype}"},
         )
 
-    def write(self, scan: Scan, path: Path) -> None:
+    def write(self, scan: Scan, path: str | Path) -> None:
         """Images and geometry, as `read` reads them."""
+        path = Path(path)
         from astropy.io import fits
 
         assert isinstance(scan.geometry, OpticsGeometry)

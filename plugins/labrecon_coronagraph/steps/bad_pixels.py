@@ -14,6 +14,9 @@ from labrecon_coronagraph.steps.requirements import geometry_of
 
 __all__ = ["bad_pixels"]
 
+#: Of narrowness over that of a star's peak, for the noise in both.
+MARGIN = 1.5
+
 
 def bad_pixels(
     scan: Scan,
@@ -26,7 +29,8 @@ def bad_pixels(
 
     A pixel is bad where it is named, has weight 0 in more than half of the frames, or stands out
     from the median of its neighbours in the median frame by ``threshold`` robust deviations of that
-    difference at its distance from the star. A hit stands out likewise in a frame less the median
+    difference at its distance from the star, and further than the peak of the PSF does: satellite
+    spots and static speckles are no defects. A hit stands out likewise in a frame less the median
     frame, by the pixel's own deviation in time. Hits, and other samples of weight 0, are replaced
     and count as measured, since what `speckles` projects out needs each pixel in all frames.
 
@@ -63,7 +67,10 @@ def bad_pixels(
         usual = data.quantile(0.5, dim=0)
         away = usual - _neighbours(usual[None])[0]
         rings = (radii(geometry.shape, geometry.centre) / 3).round().long()
-        bad |= away.abs() > threshold * _by_ring(away, rings)
+        narrow = _narrowness(usual - _middle_of_ring(usual, rings))
+        star = _narrowness(geometry.psf.tensor(usual.dtype))
+        peak = tuple(n // 2 for n in star.shape)
+        bad |= (away.abs() > threshold * _by_ring(away, rings)) & (narrow > MARGIN * star[peak])
         change = data - usual
         alone = change - _neighbours(change)
         spread = 1.4826 * change.abs().quantile(0.5, dim=0)
@@ -111,6 +118,23 @@ def _replaced(images: Tensor, bad: Tensor) -> Tensor:
         values = torch.where(now, sums / counts.clamp_min(1), values)
         left = left & ~now
     return values
+
+
+def _narrowness(image: Tensor) -> Tensor:
+    """What a pixel (y, x) differs by from its neighbours, over the brightest of them."""
+    around = _windows(image[None])[0]
+    scale = around.abs().amax(0)
+    away = (image - around.quantile(0.5, dim=0)).abs()
+    return away / scale.clamp_min(torch.finfo(image.dtype).tiny)
+
+
+def _middle_of_ring(values: Tensor, rings: Tensor) -> Tensor:
+    """Median (y, x) of the ring around the star that a pixel lies in."""
+    found = torch.zeros_like(values)
+    for ring in rings.unique():
+        here = rings == ring
+        found[here] = values[here].median()
+    return found
 
 
 def _by_ring(values: Tensor, rings: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
-"""The star's centre: that of the point symmetry of its halo."""
+"""The star's centre: that of the point symmetry of its halo, or between its satellite spots."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from labrecon import Scan
 from labrecon.instrument import Curve, StepError
 from labrecon_coronagraph.derotation import sampled
 from labrecon_coronagraph.steps.requirements import geometry_of, not_applicable
+from labrecon_coronagraph.steps.satellite_spots import centre_between_spots
+from labrecon_coronagraph.steps.uphill import uphill
 
 __all__ = ["asymmetry", "centre"]
 
@@ -26,13 +29,16 @@ def centre(
     radius: float | None = None,
     search: float = 5.0,
     anew: bool = False,
+    spots: Sequence[float] | None = None,
+    file: str | Path | None = None,
 ) -> Scan:
     """Find the star behind the mask, or set it; what the file tells of it is kept.
 
     ``argmin_c Σ_d (I(c + d) − I(c − d))² / Σ_d [(I(c + d) − Ī)² + (I(c − d) − Ī)²]`` over a disc of
     the median frame: the ring of a vortex, the halo of a Lyot coronagraph and the image of a star
     without a mask are all their own mirror images. Around the best point of a coarse grid a
-    paraboloid is fitted in ever smaller steps.
+    paraboloid is fitted in ever smaller steps. With ``spots`` the star is where the lines through
+    opposite satellite spots cross, see `labrecon_coronagraph.steps.satellite_spots`.
 
     Args:
         scan: frames of a star that stands still.
@@ -40,15 +46,24 @@ def centre(
         radius: of the disc in pixels; ``3 λ/D`` by default.
         search: half width of the search around the centre of the geometry, in pixels.
         anew: search although the file tells where the star is.
+        spots: separation in λ/D of four satellite spots, cycles per aperture of the mirror's
+            waffle, and position angle of one of them in the frame in degrees, from +y towards −x;
+            the others follow by 90°. What the file tells of the star is not looked at then.
+        file: FITS file with a centring exposure, whose median frame has the spots; by default the
+            scan's own frames have them.
 
     Raises:
-        StepError: a position off the frame, a search that does not fit on it, or speckles that were
-            taken out before.
+        StepError: a position off the frame, a search that does not fit on it, a file that is not of
+            these frames, or speckles that were taken out before.
     """
     geometry = geometry_of(scan)
     if geometry.speckles is not None:
         raise StepError("put centre before speckles, which takes the star out")
+    if file is not None and spots is None:
+        raise StepError("file is a centring exposure with satellite spots: say where by spots")
     if position is not None:
+        if spots is not None:
+            raise StepError("give position or spots: one sets the star, the other looks for it")
         if len(position) != 2 or not all(
             0 <= at <= n - 1 for at, n in zip(position, geometry.shape, strict=True)
         ):
@@ -58,6 +73,8 @@ def centre(
         found = (float(position[0]), float(position[1]))
         moved = geometry.changed(centre=found)
         return scan.replace(geometry=moved).with_step("centre", position=list(found), given=True)
+    if spots is not None:
+        return centre_between_spots(scan, geometry, spots, search, file)
     if "star" in scan.found and not anew:
         return scan.with_step(
             "centre", position=list(geometry.centre), source="the file; anew = true searches"
@@ -72,10 +89,7 @@ def centre(
     image = scan.data.double().quantile(0.5, dim=0)
     best, curve = _coarse(image, geometry.centre, reach, search)
     edge = max(abs(b - c) for b, c in zip(best, geometry.centre, strict=True)) > search - 0.4
-    step = 0.25
-    while step > 0.01:
-        best = _vertex(image, best, reach, step)
-        step /= 2
+    best = uphill(lambda at: -asymmetry(image, at, reach), best, 0.25)
     least = float(asymmetry(image, torch.tensor([best], dtype=torch.float64), reach)[0])
     if edge or least > LARGEST_ASYMMETRY:
         why = "at the edge of the search" if edge else "no symmetric point"
@@ -125,19 +139,3 @@ def _coarse(
         float(tried[at, 1]),
     )
     return (float(tried[at, 0]), float(tried[at, 1])), curve
-
-
-def _vertex(
-    image: Tensor, around: tuple[float, float], radius: float, step: float
-) -> tuple[float, float]:
-    """Of the paraboloid through nine points, at most one step away."""
-    ticks = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
-    y, x = (v.flatten() for v in torch.meshgrid(ticks, ticks, indexing="ij"))
-    places = torch.tensor(around, dtype=torch.float64) + step * torch.stack([y, x], 1)
-    terms = torch.stack([torch.ones_like(y), y, x, y * y, x * x, x * y], 1)
-    fit = torch.linalg.lstsq(terms, asymmetry(image, places, radius)[:, None]).solution[:, 0]
-    hessian = torch.stack([torch.stack([2 * fit[3], fit[5]]), torch.stack([fit[5], 2 * fit[4]])])
-    if bool((torch.linalg.eigvalsh(hessian) <= 0).any()):
-        return around
-    move = torch.linalg.solve(hessian, -fit[1:3]).clamp(-1, 1) * step
-    return around[0] + float(move[0]), around[1] + float(move[1])

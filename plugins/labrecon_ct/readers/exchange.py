@@ -11,6 +11,7 @@ from labrecon.instrument import ReaderError, Scan
 from labrecon_ct.readers.border import angles_in_rad, check_views
 from labrecon_ct.readers.frames import count_scan, read_frames
 from labrecon_ct.readers.hdf5 import datasets, is_hdf5, length_in_mm, open_hdf5, unit_of
+from labrecon_ct.readers.recording import OWN, new_hdf5, own_fields, recording, rows_in, write_own
 
 if TYPE_CHECKING:
     import h5py
@@ -32,6 +33,8 @@ class DataExchangeReader:
     that lengths are in pixels and attenuation in 1/pixel.
     """
 
+    suffix = ".h5"
+
     def matches(self, path: Path) -> bool:
         """Whether the file is HDF5 with a group ``exchange``."""
         if not is_hdf5(path):
@@ -51,10 +54,51 @@ class DataExchangeReader:
         with open_hdf5(path) as file:
             return _read(file, path)
 
+    def parts(self, path: Path) -> int | None:
+        """The number of detector rows, each of which sees its own slice; None for one."""
+        with open_hdf5(path) as file:
+            return rows_in(file, file["exchange/data"])
 
-def _read(file: h5py.File, path: Path) -> Scan:
+    def read_part(self, path: Path, start: int, stop: int) -> Scan:
+        """The rows ``start`` to ``stop − 1``; nothing else is read.
+
+        Raises:
+            ReaderError: see `read`; or rows are no slices.
+        """
+        with open_hdf5(path) as file:
+            return _read(file, path, slice(start, stop))
+
+    def write(self, scan: Scan, path: Path) -> None:
+        """Write counts, flats and darks, and angles in degrees.
+
+        The format does not say when flats were taken: reading averages those before and after.
+
+        Raises:
+            OutputError: a fan, a cone, or whatever else has no place in the format.
+        """
+        frames = recording(scan, "Data Exchange")
+        with new_hdf5(path) as file:
+            file["implements"] = "exchange:measurement"
+            exchange = file.create_group("exchange")
+            for name, values in (
+                ("data", frames.views),
+                ("data_white", frames.flats),
+                ("data_dark", frames.darks),
+            ):
+                if values is not None:
+                    exchange[name] = values
+                    exchange[name].attrs["units"] = "counts"
+            exchange["theta"] = np.rad2deg(frames.geometry.angles)
+            exchange["theta"].attrs["units"] = "degrees"
+            pitch = frames.geometry.column_pitch
+            file[PIXEL_SIZES[0]] = pitch
+            file[PIXEL_SIZES[0]].attrs["units"] = "mm"
+            write_own(file, frames.geometry, {"column_pitch": pitch})
+
+
+def _read(file: h5py.File, path: Path, rows: slice | None = None) -> Scan:
     assumed: dict[str, str] = {"beam": "parallel", "rotation centre": "the detector's middle"}
-    projections = read_frames(file["exchange/data"], None, "exchange/data")
+    projections = read_frames(file["exchange/data"], None, "exchange/data", rows=rows)
     if "exchange/theta" not in file:
         raise ReaderError(
             "there is no exchange/theta, expected one angle in degrees per projection; add it "
@@ -64,7 +108,7 @@ def _read(file: h5py.File, path: Path) -> Scan:
     check_views(theta, len(projections), "exchange/theta")
     angles = angles_in_rad(theta, unit_of(file["exchange/theta"]), assumed)
     frames = {
-        key: read_frames(file[name], None, name) if name in file else None
+        key: read_frames(file[name], None, name, rows=rows) if name in file else None
         for key, name in (("flats", "exchange/data_white"), ("darks", "exchange/data_dark"))
     }
     if frames["flats"] is not None:
@@ -80,19 +124,26 @@ def _read(file: h5py.File, path: Path) -> Scan:
     if "measurement/sample/name" in file:
         name = file["measurement/sample/name"][()]
         found["sample"] = name.decode() if isinstance(name, bytes) else str(name)
+    geometry = {"column_pitch": pitch, **own_fields(file, found, rows)}
+    if "centre_offset" in geometry:
+        del assumed["rotation centre"]
     others = [name[1:] for name, _ in datasets(file) if name[1:] not in USED]
     ignored = {
-        name: "not needed" for name in others if name not in ("measurement/sample/name", sized)
+        name: "not needed"
+        for name in others
+        if name not in ("measurement/sample/name", "implements", sized)
+        and not name.startswith(f"{OWN}/")
     }
     return count_scan(
         projections,
         frames["flats"],
         frames["darks"],
         angles,
-        {"column_pitch": pitch},
+        geometry,
         path=path,
         form="APS Data Exchange",
         found=found,
         assumed=assumed,
         ignored=ignored,
+        solid=rows is not None,
     )

@@ -40,7 +40,7 @@ class Frames(Protocol):
         """Type of a sample."""
         ...
 
-    def __getitem__(self, index: slice) -> NDArray[Any]: ...
+    def __getitem__(self, index: Any) -> NDArray[Any]: ...
 
 
 def read_frames(
@@ -49,8 +49,16 @@ def read_frames(
     what: str,
     *,
     counts: bool = True,
+    rows: slice | None = None,
 ) -> Tensor:
     """Chosen frames as float32 ``(frame, row, column)``, read in blocks and checked.
+
+    Args:
+        frames: the array on disk; to read some rows it must take a tuple of slices.
+        chosen: frames; all by default.
+        what: name for messages.
+        counts: negative samples are refused.
+        rows: a part of the detector; nothing else is read.
 
     Raises:
         ReaderError: not a stack of frames, not real numbers, NaN, negative counts, no memory, or
@@ -62,14 +70,16 @@ def read_frames(
     index = np.arange(frames.shape[0]) if chosen is None else np.asarray(chosen, dtype=np.int64)
     if not len(index) or 0 in frames.shape:
         raise ReaderError(f"{what} holds no frames (shape {tuple(frames.shape)})")
-    check_memory(len(index) * frames.shape[1] * frames.shape[2], what)
-    out = torch.empty(len(index), *frames.shape[1:], dtype=torch.float32)
+    height = frames.shape[1] if rows is None else rows.stop - rows.start
+    check_memory(len(index) * height * frames.shape[2], what)
+    out = torch.empty(len(index), height, frames.shape[2], dtype=torch.float32)
     for low in range(int(index.min()), int(index.max()) + 1, BLOCK):
         inside = np.flatnonzero((index >= low) & (index < low + BLOCK))
         if not len(inside):
             continue
         try:
-            block = np.asarray(frames[low : low + BLOCK])
+            some = slice(low, low + BLOCK)
+            block = np.asarray(frames[some] if rows is None else frames[some, rows])
         except OSError as error:
             raise ReaderError(
                 f"{what} can not be read from frame {low} on ({error}): the file is truncated or "
@@ -96,6 +106,7 @@ def count_scan(
     ignored: Mapping[str, str],
     times: Mapping[str, Tensor] | None = None,
     counts: bool = True,
+    solid: bool = False,
     **provenance: Any,
 ) -> Scan:
     """A scan of frames: data ``(row, angle, column)``, or ``(angle, detector)`` for one row.
@@ -113,6 +124,7 @@ def count_scan(
         ignored: see `Scan`.
         times: ``view_time`` and ``flat_time``: 0 at the first projection, 1 at the last.
         counts: raw counts, or line integrals.
+        solid: keep the axis of the rows, though there be one.
         **provenance: further plain values.
 
     Raises:
@@ -120,6 +132,7 @@ def count_scan(
     """
     check_flats(flats, darks)
     views, rows, columns = projections.shape
+    flat = rows == 1 and not solid
     calibration = dict(times or {})
     for name, frames in (("flats", flats), ("darks", darks)):
         if frames is None:
@@ -129,17 +142,22 @@ def count_scan(
                 f"{name} are {tuple(frames.shape[1:])} pixels, projections {(rows, columns)}: "
                 "they must come from the same detector region"
             )
-        calibration[name] = frames[:, 0] if rows == 1 else frames
+        calibration[name] = frames[:, 0] if flat else frames
     try:
         model = CTGeometry(
             angles=tuple(angles.tolist()),
             columns=columns,
-            rows=None if rows == 1 else rows,
+            rows=None if flat else rows,
             **geometry,
         )
     except ValueError as error:
         raise ReaderError(f"impossible geometry: {error}") from error
-    data = projections[:, 0] if rows == 1 else projections.transpose(0, 1).contiguous()
+    if solid and not model.slicewise:
+        raise ReaderError(
+            f"rows {model.row_pitch} mm apart see slices {model.slice_thickness} mm thick: they "
+            "can not be read apart; read the whole scan"
+        )
+    data = projections[:, 0] if flat else projections.transpose(0, 1).contiguous()
     noise: Noise = Gaussian()
     if counts:
         offset = 0.0 if darks is None else float(darks.double().mean())

@@ -20,6 +20,8 @@ from labrecon_ct.readers.hdf5 import (
     unit_of,
 )
 from labrecon_ct.readers.nxtomo_metadata import above, geometry_fields, motions
+from labrecon_ct.readers.nxtomo_writer import write_nxtomo
+from labrecon_ct.readers.recording import own_fields, rows_in
 
 if TYPE_CHECKING:
     import h5py
@@ -39,6 +41,8 @@ class NXtomoReader:
     listed in ``ignored``. Any HDF5 file that no other reader knows comes here, to be explained.
     """
 
+    suffix = ".nxs"
+
     def matches(self, path: Path) -> bool:
         """Whether the file is HDF5, or is called as if it were."""
         return path.is_file() and (is_hdf5(path) or path.suffix.lower() in SUFFIXES)
@@ -52,8 +56,30 @@ class NXtomoReader:
         with open_hdf5(path) as file:
             return _read(file, path)
 
+    def parts(self, path: Path) -> int | None:
+        """The number of detector rows, each of which sees its own slice; None for one."""
+        with open_hdf5(path) as file:
+            return rows_in(file, _detector(file, {})[1])
 
-def _read(file: h5py.File, path: Path) -> Scan:
+    def read_part(self, path: Path, start: int, stop: int) -> Scan:
+        """The rows ``start`` to ``stop − 1``; nothing else is read.
+
+        Raises:
+            ReaderError: see `read`; or rows are no slices.
+        """
+        with open_hdf5(path) as file:
+            return _read(file, path, slice(start, stop))
+
+    def write(self, scan: Scan, path: Path) -> None:
+        """Write darks, then flats and projections in the order of time, with angles in degrees.
+
+        Raises:
+            OutputError: a fan, a cone, or whatever else has no place in the format.
+        """
+        write_nxtomo(scan, path)
+
+
+def _read(file: h5py.File, path: Path, rows: slice | None = None) -> Scan:
     broken = dangling(file, path.parent)
     key_name, frames = _detector(file, broken)
     keys = np.asarray(file[key_name][()]).astype(np.int64).ravel()
@@ -68,7 +94,9 @@ def _read(file: h5py.File, path: Path) -> Scan:
     assumed = {"beam": "parallel"}
     angles, angle_name = _angles(file, key_name, frames, chosen[0], assumed)
     stacks = {
-        key: read_frames(frames, index, f"{KEYS.get(key, 'projections')} of {frames.name}")
+        key: read_frames(
+            frames, index, f"{KEYS.get(key, 'projections')} of {frames.name}", rows=rows
+        )
         if len(index)
         else None
         for key, index in chosen.items()
@@ -76,6 +104,7 @@ def _read(file: h5py.File, path: Path) -> Scan:
     assert stacks[0] is not None
     detector = file[str(PurePosixPath(key_name).parent)]
     geometry, found, extra = geometry_fields(file, detector, frames.shape[2], assumed)
+    geometry |= own_fields(file, found, rows)
     found = {
         "frames": str(PurePosixPath(key_name).parent / "data"),
         "angle axis": angle_name,
@@ -108,6 +137,7 @@ def _read(file: h5py.File, path: Path) -> Scan:
         ignored=ignored,
         times=times,
         files=_files(file, path),
+        solid=rows is not None,
         **extra,
     )
 

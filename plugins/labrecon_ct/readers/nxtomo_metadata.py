@@ -12,7 +12,10 @@ from labrecon_ct.readers.hdf5 import length_in_mm, unit_of
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["above", "geometry_fields", "motions"]
+__all__ = ["NEAR_EDGE", "above", "geometry_fields", "motions"]
+
+#: A rotation axis below this part of the detector is counted from its middle.
+NEAR_EDGE = 0.15
 
 
 def above(file: h5py.File, start: str, *names: str) -> h5py.Dataset | None:
@@ -32,9 +35,9 @@ def above(file: h5py.File, start: str, *names: str) -> h5py.Dataset | None:
 
 def geometry_fields(
     file: h5py.File, detector: h5py.Group, columns: int, assumed: dict[str, str]
-) -> tuple[dict[str, float], dict[str, str], dict[str, Any]]:
+) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
     """Fields of the geometry, what the file said, and what goes to the provenance."""
-    geometry: dict[str, float] = {}
+    geometry: dict[str, Any] = {}
     found: dict[str, str] = {}
     extra: dict[str, Any] = {}
     inside = f"{detector.name}/image_key"
@@ -66,7 +69,7 @@ def geometry_fields(
     value = np.nan if axis is None else float(np.asarray(axis[()]).flat[0])
     if np.isfinite(value):
         # Newer files count from the left edge, older ones from the middle.
-        absolute = value > 0.15 * columns
+        absolute = value > NEAR_EDGE * columns
         geometry["centre_offset"] = value - middle if absolute else value
         found["rotation centre"] = f"column {middle + geometry['centre_offset']:g}"
         if not absolute:

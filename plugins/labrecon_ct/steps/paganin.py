@@ -77,3 +77,7 @@ def paganin(
         distance_mm=distance,
         length_mm=math.sqrt(strength),
     )
+
+
+#: Waves spread along the rotation axis, too.
+paganin.joins_slices = True  # type: ignore[attr-defined]

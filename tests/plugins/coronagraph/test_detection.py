@@ -106,6 +106,7 @@ def test_signal_to_noise_by_hand() -> None:
     )
 
 
+@pytest.mark.slow
 def test_false_alarms_of_noise_are_as_many_as_the_t_statistic_says() -> None:
     """At 2 λ/D, with 11 other apertures, the Gaussian law would be wrong by a factor of four."""
     g = torch.Generator().manual_seed(3)

@@ -94,6 +94,7 @@ def test_the_section_is_for_sequences_alone() -> None:
     assert aberrations_found(Night()) == ""
 
 
+@pytest.mark.slow
 def test_aberrations_are_told_by_name(tmp_path: Path) -> None:
     result = reconstruct("wavefront", star_images(tmp_path), tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
@@ -160,6 +161,7 @@ def test_an_inclined_ring_by_the_recipe_for_disks(tmp_path: Path) -> None:
     assert 0.6 < float(found.volume[seen].sum() / ring[seen].sum()) < 1.1
 
 
+@pytest.mark.slow
 def test_steps_can_be_left_out(tmp_path: Path) -> None:
     scan = CORONAGRAPH.simulate(CORONAGRAPH.example(), torch.Generator().manual_seed(0))
     FitsCubeReader().write(scan, tmp_path / "night.fits")
@@ -181,6 +183,7 @@ def test_the_star_of_the_file_is_kept_and_planets_are_three_numbers() -> None:
     assert speckles(scan).steps[-1]["modes"] == 5
 
 
+@pytest.mark.slow
 def test_the_sky_grows_upwards_in_pictures(tmp_path: Path, monkeypatch) -> None:
     scan = CORONAGRAPH.simulate(CORONAGRAPH.example(), torch.Generator().manual_seed(0))
     FitsCubeReader().write(scan, tmp_path / "night.fits")

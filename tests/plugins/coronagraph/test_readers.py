@@ -12,9 +12,11 @@ from astropy.io import fits
 from labrecon import Scan
 from labrecon.instrument import ReaderError
 from labrecon_coronagraph.geometry import CoronagraphGeometry
+from labrecon_coronagraph.instrument import CoronagraphInstrument
 from labrecon_coronagraph.readers.fits_cube import FitsCubeReader
 from labrecon_coronagraph.readers.naco import NacoReader
 from labrecon_coronagraph.readers.off_axis_psf import centred_psf
+from labrecon_coronagraph.readers.star_images_fits import StarImagesReader
 
 ROTATION = np.linspace(-20.0, 50.0, 8)
 
@@ -116,7 +118,9 @@ def test_what_is_no_cube_does_not_match(tmp_path: Path, reader: Any) -> None:
     assert not reader.matches(tmp_path / "missing_cube.fits")
     image = tmp_path / "image.fits"
     fits.writeto(image, np.ones((4, 4)))
-    assert not reader.matches(image)
+    if reader.matches(image):
+        with pytest.raises(ReaderError, match="does not turn in a single image"):
+            reader.read(image)
 
 
 def test_nan_becomes_weight_zero_and_is_told(tmp_path: Path) -> None:
@@ -238,3 +242,43 @@ def test_a_psf_off_its_pixel_is_moved_there(move: tuple[float, float]) -> None:
     assert found.shape == (19, 19)
     np.testing.assert_allclose(found[4:-4, 4:-4], star(19, (9.0, 9.0), 4.0)[4:-4, 4:-4], atol=2e-3)
     assert "peak 3" in told
+
+
+def test_what_newcomers_do(tmp_path: Path) -> None:
+    path = general(tmp_path / "x.fits")
+    assert FitsCubeReader().matches(str(path))
+    assert FitsCubeReader().read(str(path)).data.shape == (8, 21, 21)
+    assert NacoReader().read(str(naco(tmp_path))).data.shape == (8, 21, 21)
+    header = {"PIXSCALE": 12.25, "WAVELEN": 1.593, "DIAMETER": 8200.0}
+    with pytest.raises(ReaderError, match=r"expected m, .*mm\? then 8.2"):
+        FitsCubeReader().read(general(tmp_path / "mm.fits", header))
+    lonely = tmp_path / "naco_z_cube.fits"
+    fits.writeto(lonely, cube())
+    with pytest.raises(ReaderError, match=r"no naco_z_pa.fits beside"):
+        FitsCubeReader().read(lonely)
+    even = np.pad(star(), ((0, 1), (0, 1)))
+    told = FitsCubeReader().read(general(tmp_path / "even.fits", PSF=even)).found
+    assert "cut from 16 × 16" in told["off-axis PSF"]
+
+
+def test_star_images_without_their_geometry(tmp_path: Path) -> None:
+    path = tmp_path / "star.fits"
+    fits.writeto(path, np.ones((1, 32, 32)))
+    assert StarImagesReader().matches(path)
+    with pytest.raises(ReaderError, match=r"no star.json beside .*labrecon describe wavefront"):
+        StarImagesReader().read(str(path))
+
+
+def test_planets_of_a_simulation_come_back_as_truth(tmp_path: Path) -> None:
+    instrument = CoronagraphInstrument()
+    scan = instrument.simulate(instrument.example(), torch.Generator().manual_seed(0))
+    assert scan.truth is not None
+    path = tmp_path / "night.fits"
+    FitsCubeReader().write(scan, str(path))
+    again = FitsCubeReader().read(path)
+    assert again.truth is not None
+    torch.testing.assert_close(again.truth, scan.truth, rtol=0, atol=0)
+    with fits.open(path, mode="update") as opened:
+        opened["TRUTH"].data = np.zeros((3, 3), np.float32)
+    with pytest.raises(ReaderError, match="TRUTH is an array"):
+        FitsCubeReader().read(path)

@@ -179,6 +179,9 @@ def test_designs_go_out_as_fits_and_come_back(tmp_path: Path) -> None:
     with fits.open(tmp_path / "optics.fits") as file:
         assert file["COMMANDS"].header["BUNIT"] == "nm"
         assert file["PHASE"].header["WAVELEN"] == 1.593
+        stated = file["APODIZER"].header
+        assert (stated["PUPIL"], stated["FPMASK"], stated["MASKRAD"]) == ("circular", "disc", 92.5)
+        assert stated["LYOTOUT"] == 1.0
     made = WAVEFRONT.designed(operator.geometry, designs)
     again = StarImages(made, dtype=torch.float64)
     torch.testing.assert_close(again(coefficients()), operator(coefficients()))

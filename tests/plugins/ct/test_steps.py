@@ -147,6 +147,7 @@ def test_zingers() -> None:
         zingers(hit, window=4)
 
 
+@pytest.mark.slow
 def test_rings() -> None:
     scan = flat_field(simulated(views=240, columns=192, gain_error=0.01, seed=3, beam=1e6))
     whole = flat_field(simulated(views=240, columns=192, seed=3, beam=1e6))

@@ -1,0 +1,328 @@
+"""The loop of a batch: scans out to the crew, what became of them into the manifest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from labrecon.batch.announcer import Announcer
+from labrecon.batch.inventory import find, fingerprint, names_for
+from labrecon.batch.manifest import Manifest, now
+from labrecon.batch.opening import adopt, find_stale, output_of
+from labrecon.batch.tasks import Crew, Event, Task
+from labrecon.batch.watch import StableFiles
+from labrecon.errors import OutputError
+from labrecon.instrument import Reader
+from labrecon.plugins import Host
+
+__all__ = ["Night", "Policy", "Spectator"]
+
+#: Failures that another try, alone with a worker, may not have.
+_TRIED_AGAIN = ("crash", "time limit", "memory limit")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a batch is worked through.
+
+    Attributes:
+        attempts: tries of a scan whose worker breaks, before it is given up.
+        watch: go on looking for new files until told to stop.
+        settle: seconds without a change after which a watched file is finished.
+        poll: seconds between looks at the folder.
+        idle: end a watch after so many seconds without anything to do; None for never.
+    """
+
+    attempts: int = 2
+    watch: bool = False
+    settle: float = 10.0
+    poll: float = 2.0
+    idle: float | None = None
+
+
+class Spectator(Protocol):
+    """Whoever shows how a batch gets on."""
+
+    def scan(self, row: Mapping[str, Any]) -> None:
+        """A scan is done, failed or skipped."""
+
+    def look(self, counts: Mapping[str, int], running: Sequence[str]) -> None:
+        """Time has passed."""
+
+    def say(self, text: str) -> None:
+        """Something that a person should know."""
+
+
+@dataclass
+class Night:
+    """A batch at work.
+
+    Attributes:
+        out: its folder.
+        manifest: open, and held by this process.
+        hire: makes the crew, once there is something to do.
+        readers: of the instrument.
+        host: whose plugins are told, and may veto.
+        policy: how.
+        spectators: are told.
+        refresh: writes the report; called now and then.
+        stopping: no further scan is begun; set from outside.
+    """
+
+    out: Path
+    manifest: Manifest
+    hire: Callable[[], Crew]
+    readers: Mapping[str, Reader]
+    host: Host
+    policy: Policy
+    spectators: Sequence[Spectator] = ()
+    refresh: Callable[[Manifest, str], None] = lambda manifest, state: None
+    stopping: bool = False
+    _crew: Crew | None = None
+    _running: dict[int, str] = field(default_factory=dict)
+    _next_look: float = 0.0
+    _next_refresh: float = 0.0
+    _last_work: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self._files = StableFiles(self.policy.settle)
+        self._announcer = Announcer(self.host)
+        self._facts = self.manifest.facts()
+
+    def work(self) -> dict[str, int]:
+        """Work until all is done or it is told to stop; how many scans are in each state.
+
+        Raises:
+            LabreconError: nothing more can be done: the disk is full, no worker can begin.
+        """
+        self._announcer.tell(
+            "labrecon_batch_started",
+            output=str(self.out),
+            scans=sum(self.manifest.counts().values()),
+        )
+        state = "interrupted"
+        try:
+            while self._go_on():
+                self._look_for_files()
+                self._send_out()
+                self._listen()
+                self._show("running")
+            if not self.stopping:
+                state = "finished"
+        finally:
+            if self._crew is not None:
+                self._crew.close()
+            for scan in list(self._running):
+                row = self.manifest.row(scan)
+                if not adopt(self.manifest, self.out, row):
+                    self.manifest.put_back(scan, attempts=max(0, row["attempts"] - 1))
+            self._running.clear()
+            counts = self.manifest.counts()
+            self._announcer.tell(
+                "labrecon_batch_finished", output=str(self.out), counts=dict(counts)
+            )
+            self._announcer.close(timeout=None if state == "finished" else 10.0)
+            for told in dict.fromkeys(self._announcer.failures):
+                self.say(told)
+            self._next_refresh = 0.0
+            self._show(state)
+        return counts
+
+    def say(self, text: str) -> None:
+        """Tell spectators, and keep it with the batch."""
+        for spectator in self.spectators:
+            spectator.say(text)
+        messages = [*self.manifest.facts()["messages"], f"{now()}: {text}"]
+        self.manifest.state_fact(messages=messages[-200:])
+
+    # -- which scans ---------------------------------------------------------------------------
+
+    def take_in(self, paths: Sequence[Path]) -> int:
+        """Add scans that are not there yet."""
+        known = self.manifest.known()
+        fresh = [path for path in paths if str(path) not in known]
+        root = Path(self._facts["root"])
+        return self.manifest.add(names_for(fresh, root, known.values()))
+
+    def _look_for_files(self) -> None:
+        if not self.policy.watch or self.stopping or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + self.policy.poll
+        known = self.manifest.known()
+        found = find(self._facts["patterns"], self.readers, without=self.out)
+        fresh = [path for path in found if str(path) not in known]
+        self.take_in(self._files.finished(fresh))
+        if again := find_stale(self.manifest)["again"]:
+            self.say(f"{again} failed before, and changed since: tried again")
+
+    def _go_on(self) -> bool:
+        if self._running:
+            self._last_work = time.monotonic()
+            return True
+        if self.stopping:
+            return False
+        if self.manifest.waiting():
+            return True
+        if not self.policy.watch:
+            return False
+        quiet = time.monotonic() - self._last_work
+        busy = self._files.waiting() > 0
+        return busy or self.policy.idle is None or quiet < self.policy.idle
+
+    def _send_out(self) -> None:
+        while not self.stopping and (waiting := self.manifest.waiting()):
+            [row] = waiting
+            if self._crew is None:
+                self._crew = self.hire()
+            alone = bool(row["alone"])
+            if not self._crew.accepts(alone=alone):
+                return
+            if adopt(self.manifest, self.out, row):
+                self._tell_of(row["id"])
+            elif not self._forbidden(row) and not self._taken(row):
+                self._begin(self._crew, row, alone)
+
+    def _listen(self) -> None:
+        if self._crew is None:
+            time.sleep(min(0.2, self.policy.poll))
+            return
+        for event in self._crew.events(0.2):
+            self._note(event)
+
+    def _begin(self, crew: Crew, row: Mapping[str, Any], alone: bool) -> None:
+        scan, path = row["id"], row["path"]
+        self.manifest.change(
+            scan,
+            state="running",
+            started=now(),
+            attempts=row["attempts"] + 1,
+            seen=fingerprint([Path(path)]),
+            recipe=self._facts["recipe_hash"],
+        )
+        self._running[scan] = row["name"]
+        recipe = self._facts["setup"]["recipe"]
+        self._announcer.tell("labrecon_scan_started", path=path, recipe=recipe)
+        crew.submit(Task(scan, path, str(output_of(self.out, row["name"])), alone))
+
+    def _forbidden(self, row: Mapping[str, Any]) -> bool:
+        """Ask plugins; whether one of them does not want the scan."""
+        vetoed, failures = self.host.veto(row["path"], self._facts["setup"]["recipe"])
+        for told in failures:
+            self.say(told)
+        if vetoed is None:
+            return False
+        plugin, reason = vetoed
+        told = f"{reason} (the plugin {plugin})"
+        self.manifest.change(
+            row["id"], state="skipped", kind="veto", reason=told, finished=now(), output=None
+        )
+        self._tell_of(row["id"])
+        return True
+
+    def _taken(self, row: Mapping[str, Any]) -> bool:
+        folder = output_of(self.out, row["name"])
+        if not folder.exists():
+            return False
+        reason = (
+            f"{folder} exists, and is not what this recipe makes of this file; move it away, and "
+            "retry the scan"
+        )
+        self._fail(row["id"], {"kind": "output", "reason": reason})
+        return True
+
+    # -- what became of them -------------------------------------------------------------------
+
+    def _note(self, event: Event) -> None:
+        scan, told = event.scan, event.told
+        if event.kind == "stage":
+            self.manifest.change(scan, stage=told["stage"])
+            return
+        del self._running[scan]
+        row = self.manifest.row(scan)
+        if event.kind == "done":
+            self._done(row, told)
+        elif event.kind == "returned":
+            self.manifest.put_back(scan, alone=1, attempts=max(0, row["attempts"] - 1))
+        elif told.get("disk_full"):
+            self.manifest.put_back(scan, attempts=max(0, row["attempts"] - 1))
+            raise OutputError(f"{told['reason']}; the same command goes on with the batch")
+        elif told["kind"] in _TRIED_AGAIN and row["attempts"] < self.policy.attempts:
+            self.manifest.put_back(scan, alone=1)
+            self.say(f"{row['name']}: {told['reason']}; it is tried again, alone")
+        elif told.get("out_of_memory") and not row["alone"]:
+            self.manifest.put_back(scan, alone=1)
+        else:
+            self._fail(scan, told)
+
+    def _done(self, row: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+        inputs = told["inputs"]
+        kept = {k: v for k, v in told.items() if k not in ("inputs", "seconds", "summary")}
+        self.manifest.change(
+            row["id"],
+            state="done",
+            finished=now(),
+            seconds=told["seconds"],
+            inputs=inputs,
+            seen=fingerprint(Path(one["path"]) for one in inputs),
+            output=f"scans/{row['name']}",
+            told=kept,
+            **{"kind": "", "reason": "", "trace": "", "stage": "", "stale": "", "alone": 0},
+        )
+        self._announcer.tell(
+            "labrecon_scan_finished",
+            path=row["path"],
+            output=str(output_of(self.out, row["name"])),
+            summary=told["summary"],
+        )
+        self._tell_of(row["id"])
+
+    def _fail(self, scan: int, told: Mapping[str, Any]) -> None:
+        row = self.manifest.row(scan)
+        tries = row["attempts"]
+        again = f" ({tries} attempts)" if tries > 1 and told["kind"] in _TRIED_AGAIN else ""
+        self.manifest.change(
+            scan,
+            state="failed",
+            finished=now(),
+            kind=told["kind"],
+            reason=told["reason"] + again,
+            trace=told.get("trace", ""),
+            seconds=told.get("seconds"),
+            output=None,
+        )
+        self._announcer.tell(
+            "labrecon_scan_failed", path=row["path"], error=ScanFailed(told["kind"], told["reason"])
+        )
+        self._tell_of(scan)
+
+    def _tell_of(self, scan: int) -> None:
+        row = self.manifest.row(scan)
+        for spectator in self.spectators:
+            spectator.scan(row)
+
+    def _show(self, state: str) -> None:
+        for spectator in self.spectators:
+            spectator.look(self.manifest.counts(), list(self._running.values()))
+        if time.monotonic() < self._next_refresh:
+            return
+        begin = time.monotonic()
+        self.refresh(self.manifest, state)
+        # A report of many scans takes its time: it gets a fiftieth of all. The page takes a batch
+        # that is silent for two minutes for dead.
+        took = time.monotonic() - begin
+        self._next_refresh = time.monotonic() + min(max(3.0, 50 * took), 60.0)
+
+
+class ScanFailed(Exception):
+    """What became of a scan in its worker process, for plugins.
+
+    Attributes:
+        kind: "reader", "crash", "time limit", ….
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind

@@ -1,0 +1,205 @@
+"""`labrecon recon` of many scans, `labrecon status` and `labrecon retry`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from labrecon.commands import Debug, Json, print_json, print_rows
+from labrecon.errors import ScansFailed
+
+if TYPE_CHECKING:
+    from labrecon.batch.night import Spectator
+    from labrecon.batch.run import BatchResult
+
+__all__ = ["finish", "retry", "spectating", "status"]
+
+#: States and the colours of their names.
+_COLOURS = {
+    "done": typer.colors.GREEN,
+    "failed": typer.colors.RED,
+    "running": typer.colors.BLUE,
+    "pending": None,
+    "skipped": typer.colors.YELLOW,
+}
+
+
+def status(
+    output: Annotated[Path, typer.Argument(help="Folder of the batch.")],
+    every: Annotated[bool, typer.Option("--all", help="Show all scans, not only failed.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show how far a batch is, and what failed."""
+    from labrecon.batch.view import status as look
+
+    told = look(output)
+    if as_json:
+        print_json(told)
+        return
+    counts = ", ".join(_coloured(state, n) for state, n in told["counts"].items() if n)
+    typer.echo(f"{output}: {told['state']} · {counts or 'no scans'}")
+    for message in told["messages"][-5:]:
+        typer.echo(f"  {message}")
+    shown = [s for s in told["scans"] if every or s["state"] in ("failed", "skipped", "running")]
+    rows: list[tuple[str, ...]] = [(s["name"], s["state"], _detail(s)) for s in shown]
+    if rows:
+        print_rows(rows)
+    if flagged := [s for s in told["scans"] if s["flags"]]:
+        typer.echo("unlike the others of the batch:")
+        print_rows([(s["name"], "; ".join(s["flags"])) for s in flagged])
+    typer.echo(f"report  {output / 'index.html'}")
+
+
+def _coloured(state: str, count: int) -> str:
+    return f"{count} {typer.style(state, fg=_COLOURS[state])}"
+
+
+def _detail(scan: Mapping[str, Any]) -> str:
+    if scan["state"] == "running":
+        return str(scan["stage"])
+    if scan["state"] == "done":
+        numbers = [f"{k} {v:.3g}" for k, v in scan["numbers"].items() if isinstance(v, float)]
+        return ", ".join([f"{scan['seconds']:.3g} s", *numbers[:3]])
+    return f"{scan['kind']}: {scan['reason']}".partition("\n")[0]
+
+
+def retry(
+    output: Annotated[Path, typer.Argument(help="Folder of the batch.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Scans, as `labrecon status --all` calls them.")
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that failed.")] = False,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="All of another recipe, or whose file has changed.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Reconstruct scans of a batch again; what was made of them is kept in OUTPUT/old."""
+    from labrecon.batch.run import retry as carry_out
+
+    with spectating(quiet=as_json) as spectators:
+        result = carry_out(
+            output, failed=failed, stale=stale, names=names or (), spectators=spectators
+        )
+    finish(result, as_json=as_json)
+
+
+def finish(result: BatchResult, *, as_json: bool) -> None:
+    """Print what became of a batch, and end with its exit code."""
+    failed = result.counts["failed"]
+    if as_json:
+        print_json(
+            {
+                "output": str(result.output),
+                "counts": result.counts,
+                "interrupted": result.interrupted,
+                "queued": result.queued,
+                "report": str(result.output / "index.html"),
+            }
+        )
+    else:
+        counts = ", ".join(_coloured(state, n) for state, n in result.counts.items() if n)
+        typer.echo(f"{counts or 'no scans'}\nreport  {result.output / 'index.html'}")
+        if result.queued:
+            typer.echo("the process that works on the batch takes them")
+        elif result.interrupted:
+            typer.echo("interrupted; the same command goes on")
+        elif failed:
+            typer.echo(
+                f"why: `labrecon status {result.output}`; again: `labrecon retry {result.output} "
+                "--failed`"
+            )
+    if result.interrupted:
+        raise typer.Exit(130)
+    if failed:
+        raise typer.Exit(ScansFailed.exit_code)
+
+
+@contextmanager
+def spectating(*, quiet: bool) -> Iterator[Sequence[Spectator]]:
+    """A bar on a terminal, a line per scan elsewhere, nothing where it is to be quiet."""
+    import sys
+
+    if quiet:
+        yield ()
+    elif sys.stderr.isatty():
+        with _Bar() as bar:
+            yield (bar,)
+    else:
+        yield (_Lines(),)
+
+
+class _Lines:
+    """A line on standard error for each scan."""
+
+    def scan(self, row: Mapping[str, Any]) -> None:
+        """A scan is done, failed or skipped."""
+        typer.echo(_line(row), err=True)
+
+    def look(self, counts: Mapping[str, int], running: Sequence[str]) -> None:
+        """Nothing to be seen."""
+
+    def say(self, text: str) -> None:
+        """A message."""
+        typer.echo(text, err=True)
+
+
+class _Bar:
+    """How many of how many, what failed, and the time that is left."""
+
+    def __init__(self) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        self.progress = progress.Progress(
+            progress.SpinnerColumn(),
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[failed]}"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self.bar = self.progress.add_task("starting", total=None, failed="")
+
+    def __enter__(self) -> _Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def scan(self, row: Mapping[str, Any]) -> None:
+        """Failures stay above the bar."""
+        if row["state"] != "done":
+            self.progress.console.print(_line(row), markup=False, highlight=False)
+
+    def look(self, counts: Mapping[str, int], running: Sequence[str]) -> None:
+        """Advance."""
+        over = counts["done"] + counts["failed"] + counts["skipped"]
+        failed = f"{counts['failed']} failed" if counts["failed"] else ""
+        self.progress.update(
+            self.bar,
+            description=", ".join(running[:2]) or "waiting",
+            completed=over,
+            total=sum(counts.values()),
+            failed=failed,
+        )
+
+    def say(self, text: str) -> None:
+        """A message above the bar."""
+        self.progress.console.print(text, markup=False, highlight=False)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    told = {**row, "numbers": row["told"].get("numbers", {})}
+    return f"{row['state']:<7}  {row['name']}  {_detail(told)}"

@@ -1,0 +1,169 @@
+"""`labrecon recon`: one scan, or a batch of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from labrecon import progress
+from labrecon.batch_command import finish, spectating
+from labrecon.commands import Debug, Device, Json, print_json
+
+if TYPE_CHECKING:
+    from labrecon.recon import Result
+    from labrecon.slabs import SlabsResult
+
+__all__ = ["recon"]
+
+
+def recon(
+    instrument: Annotated[str, typer.Argument(help="Instrument, such as ct.")],
+    scans: Annotated[
+        list[str], typer.Argument(metavar="SCAN…", help="A file, several, or 'scans/**/*.h5'.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to make.")],
+    recipe: Annotated[
+        str, typer.Option("-r", "--recipe", help="TOML file, or a recipe of the instrument.")
+    ] = "recon",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override, as in solver.iterations=50."),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Run folder of `labrecon train`: use its network."),
+    ] = None,
+    other_geometry: Annotated[
+        bool, typer.Option("--other-geometry", help="Use the model on another geometry.")
+    ] = False,
+    device: Device = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after Ctrl-C.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier output.")] = False,
+    slabs: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="In N parts, for volumes larger than memory."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Batch: processes on this machine [1].", min=1)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Batch: threads of each [processors / workers].", min=1)
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Batch: scheduler of a Dask cluster.")
+    ] = None,
+    slurm: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="Batch: jobs of a SLURM cluster.")
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Batch: of work on a scan.")
+    ] = None,
+    memory_limit: Annotated[
+        float | None, typer.Option(metavar="GIB", help="Batch: of a worker.")
+    ] = None,
+    attempts: Annotated[
+        int, typer.Option(help="Batch: tries of a scan that breaks its worker.", min=1)
+    ] = 2,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Batch: wait for new files until Ctrl-C.")
+    ] = False,
+    settle: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Watch: a file is finished when it rests.")
+    ] = 10.0,
+    idle: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Watch: end after nothing new.")
+    ] = None,
+    new_recipe: Annotated[
+        bool, typer.Option("--new-recipe", help="Batch: go on with another recipe.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Reconstruct a scan, or many: volume, provenance and report in a new folder.
+
+    Several scans, or a quoted pattern, are a batch: OUTPUT/index.html shows all of them, the same
+    command goes on after any stop, and `labrecon status` and `retry` take OUTPUT.
+    """
+    from labrecon.batch.inventory import is_pattern
+
+    asked: dict[str, Any] = {
+        "recipe": recipe,
+        "overrides": settings or (),
+        "model": model,
+        "other_geometry": other_geometry,
+        "device": device,
+    }
+    cluster = dask is not None or slurm is not None
+    if len(scans) > 1 or is_pattern(scans[0]) or watch or workers is not None or cluster:
+        if resume or force or slabs is not None:
+            raise typer.BadParameter(
+                "--resume, --force and --slabs are for one scan: a batch goes on by itself and "
+                "replaces nothing; `labrecon retry` makes scans anew"
+            )
+        from labrecon.batch.cluster import crew_maker
+        from labrecon.batch.night import Policy
+        from labrecon.batch.run import Means, reconstruct_batch
+        from labrecon.batch.tasks import Limits
+
+        limits = Limits(time_limit, memory_limit)
+        policy = Policy(attempts, watch, settle, idle=idle)
+        with spectating(quiet=as_json) as spectators:
+            made = reconstruct_batch(
+                instrument,
+                scans,
+                output,
+                **asked,
+                means=Means(workers or 1, threads, limits, policy),
+                new_recipe=new_recipe,
+                crew=crew_maker(dask, slurm),
+                spectators=spectators,
+            )
+        finish(made, as_json=as_json)
+        return
+    if new_recipe or any(each is not None for each in (threads, time_limit, memory_limit, idle)):
+        raise typer.BadParameter(
+            "--threads, --time-limit, --memory-limit, --idle and --new-recipe are for a batch: "
+            "quote a pattern, or add --workers 1"
+        )
+    with progress.shown(quiet=as_json) as watcher:
+        asked |= {"resume": resume, "force": force, "watcher": watcher}
+        result = _reconstructed(instrument, scans[0], output, slabs, asked)
+    if as_json:
+        print_json(result.summary)
+    else:
+        _tell(result)
+
+
+def _reconstructed(
+    instrument: str, scan: str, output: Path, slabs: str | None, asked: dict[str, Any]
+) -> Result | SlabsResult:
+    if slabs is None:
+        from labrecon.recon import reconstruct
+
+        return reconstruct(instrument, scan, output, **asked)
+    from labrecon.slabs import reconstruct_in_slabs
+
+    if slabs != "auto" and not (slabs.isdigit() and int(slabs) > 0):
+        raise typer.BadParameter(f"--slabs {slabs}: expected a number of slabs, or auto")
+    number: Any = slabs if slabs == "auto" else int(slabs)
+    return reconstruct_in_slabs(instrument, scan, output, slabs=number, **asked)
+
+
+def _tell(result: Result | SlabsResult) -> None:
+    from labrecon.io.plain import brief
+
+    for warning in result.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    main = result.summary["reconstructions"][0]
+    chi2 = "" if result.summary["chi2"] is None else f", χ² {result.summary['chi2']:.3g}"
+    count = f"{main['iterations']} iteration{'s' if main['iterations'] > 1 else ''}"
+    ended = {"iterations": "iteration limit", "time": "time limit"}
+    typer.echo(
+        f"{main['title']}: {ended.get(main['status'], main['status'])} after {count}, "
+        f"{main['seconds']:.3g} s{chi2}"
+    )
+    for name, value in result.summary.get("findings", {}).items():
+        typer.echo(f"{name}: {brief(value)}")
+    typer.echo(f"volume  {result.summary['volume']}\nreport  {result.summary['report']}")
