@@ -13,6 +13,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import torch
 
+# Tests patch labrecon.plugins.host: those who import it by name do so before.
+import labrecon.commands  # noqa: F401
+
 ROOT = Path(__file__).parents[1]
 pytest_plugins = ["toy_fixtures"]
 

@@ -272,9 +272,6 @@ def test_findings_that_are_wrong_are_warnings(host, plugin, tmp_path):
 def test_findings_are_printed(host, tmp_path, monkeypatch, capsys):
     import typer
 
-    # Its own name for the host is bound as it is imported: not to the one of this test.
-    import labrecon.commands  # noqa: F401
-
     monkeypatch.setattr("labrecon.plugins.host", lambda: host)
     scan = write_toy(tmp_path / "scan.renamed")
     line = ["recon", "plain", str(scan), "-o", str(tmp_path / "out")]

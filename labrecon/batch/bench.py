@@ -141,7 +141,7 @@ class Bench:
                 if not event.told["stage"]:
                     continue
             else:
-                told = {**event.told, "seconds": flight.seconds}
+                told = {**event.told, "seconds": round(flight.seconds, 3)}
                 event = Event(event.kind, event.scan, told)
                 del self.flights[event.scan]
             yield event
@@ -237,7 +237,7 @@ class Bench:
             "kind": kind,
             "reason": reason + where,
             "trace": self._tail(flight.log),
-            "seconds": flight.seconds,
+            "seconds": round(flight.seconds, 3),
         }
         return Event("failed", flight.task.scan, told)
 
