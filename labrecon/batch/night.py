@@ -68,7 +68,7 @@ class Night:
         host: whose plugins are told, and may veto.
         policy: how.
         spectators: are told.
-        refresh: writes the report; called now and then.
+        refresh: writes the report, and says after how many seconds it should be called again.
         stopping: no further scan is begun; set from outside.
     """
 
@@ -78,8 +78,8 @@ class Night:
     readers: Mapping[str, Reader]
     host: Host
     policy: Policy
-    spectators: Sequence[Spectator] = ()
-    refresh: Callable[[Manifest, str], None] = lambda manifest, state: None
+    spectators: Sequence[Spectator]
+    refresh: Callable[[Manifest, str], float]
     stopping: bool = False
     _crew: Crew | None = None
     _running: dict[int, str] = field(default_factory=dict)
@@ -308,12 +308,8 @@ class Night:
             spectator.look(self.manifest.counts(), list(self._running.values()))
         if time.monotonic() < self._next_refresh:
             return
-        begin = time.monotonic()
-        self.refresh(self.manifest, state)
-        # A report of many scans takes its time: it gets a fiftieth of all. The page takes a batch
-        # that is silent for two minutes for dead.
-        took = time.monotonic() - begin
-        self._next_refresh = time.monotonic() + min(max(3.0, 50 * took), 60.0)
+        pause = self.refresh(self.manifest, state)
+        self._next_refresh = time.monotonic() + pause
 
 
 class ScanFailed(Exception):

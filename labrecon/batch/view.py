@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,15 +112,23 @@ class Report:
         self._begun = datetime.datetime.now(datetime.UTC)
         self._done_before: int | None = None
         self._failures: dict[str, str] = {}
+        self._pause = 3.0
         write_page(out)
 
-    def __call__(self, manifest: Manifest, state: str) -> None:
-        """Write what has changed; see `labrecon.batch.night.Night`."""
+    def __call__(self, manifest: Manifest, state: str) -> float:
+        """Write what has changed; after how many seconds it is time for it again.
+
+        The report of many scans takes its time: it gets a fiftieth of all.
+        """
+        begin = time.monotonic()
         rows = rows_told(manifest, self.out)
         batch = batch_told(manifest, self.out, state, self._pace(manifest))
+        batch["refresh"] = self._pause
         for row in rows:
             self._failure(row, batch)
         write_data(self.out, batch, rows)
+        self._pause = max(3.0, 50 * (time.monotonic() - begin))
+        return self._pause
 
     def _pace(self, manifest: Manifest) -> float | None:
         counts = manifest.counts()

@@ -1,6 +1,6 @@
 const STATES = ["failed", "running", "done", "pending", "skipped"];
 const NEWS = {running: 4000, interrupted: 30000};  // milliseconds between looks at scans.js
-const SILENT = 120;  // seconds without news after which a running batch is suspect
+const SILENT = 120;  // seconds without news after which a running batch is suspect, at least
 const PIECE = 150;  // scans drawn at once
 const order = new Intl.Collator(undefined, {numeric: true}).compare;
 const at = id => document.getElementById(id);
@@ -174,7 +174,7 @@ function times() {
     parts.push(`last heard ${span(Math.max(0, heard))} ago`);
   } else parts.push(`${safe(b.state)} <b>${safe(clock(b.updated))}</b>`);
   at("pace").innerHTML = parts.map(part => `<span>${part}</span>`).join("");
-  at("silent").hidden = b.state === "finished" || (b.state === "running" && heard < SILENT);
+  at("silent").hidden = b.state === "finished" || (b.state === "running" && heard < Math.max(SILENT, 3 * (b.refresh || 0)));
   const said = b.state === "running" ? `Last heard ${span(heard)} ago: interrupted? ` : "Interrupted. ";
   const text = said + "The same command goes on with the batch.";
   if (at("silent").textContent !== text) at("silent").textContent = text;
