@@ -144,6 +144,8 @@ class Instrument(ABC):
         tolerances: relative differences of geometry fields up to which a network that was trained
             with other values serves all the same: infinite for what is found anew in each scan,
             such as a rotation centre. Fields that are not named must agree.
+        noise_fields: fields of the geometry that say how data scatter, and that `operator` does not
+            look at: scans that differ in nothing else share an operator.
     """
 
     name: ClassVar[str]
@@ -155,6 +157,7 @@ class Instrument(ABC):
     upward: ClassVar[tuple[str, ...]] = ()
     acquisitions: ClassVar[str] = ""
     tolerances: ClassVar[Mapping[str, float]] = {}
+    noise_fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def example(self) -> BaseModel:

@@ -21,8 +21,9 @@ __all__ = ["OperatorCache"]
 class OperatorCache:
     """The operators of the last acquisitions.
 
-    Acquisitions are equal where all fields of their geometries are, to the last bit. An operator
-    is dropped *before* the one that takes its place is built: two may not fit.
+    Acquisitions are equal where all fields of their geometries are, to the last bit, but for those
+    of the noise (`Instrument.noise_fields`). An operator is dropped *before* the one that takes its
+    place is built: two may not fit.
 
     Args:
         size: how many are kept; 0 builds each anew.
@@ -51,7 +52,8 @@ class OperatorCache:
         Raises:
             ReconstructionError: see `labrecon.stages.make_operator`.
         """
-        told = "\n".join((instrument.name, geometry.model_dump_json(), dumps(options), str(device)))
+        seen = geometry.model_dump_json(exclude=set(instrument.noise_fields))
+        told = "\n".join((instrument.name, seen, dumps(options), str(device)))
         key = sha256(told.encode()).digest()
         if key in self._kept:
             self._kept.move_to_end(key)

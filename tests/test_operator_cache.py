@@ -27,6 +27,16 @@ def test_equal_geometries_share_an_operator_and_others_do_not():
     assert (cache.built, cache.reused) == (3, 1)
 
 
+def test_what_only_the_noise_looks_at_does_not_count():
+    class Quiet(Toy):
+        noise_fields = ("offset",)
+
+    cache = OperatorCache()
+    first = cache.get(Quiet(), ToyGeometry(), {}, CPU)
+    assert cache.get(Quiet(), ToyGeometry(offset=0.5), {}, CPU) is first
+    assert cache.get(Quiet(), ToyGeometry(offset=0.5, every=2), {}, CPU) is not first
+
+
 def test_the_old_operator_is_gone_before_the_new_one_is_built():
     alive = []
 

@@ -388,3 +388,15 @@ def test_atomic_folder_keeps_permissions_of_the_umask(tmp_path):
         atomic.write_text(folder / "a", "b")
     (tmp_path / "plain").mkdir()
     assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_force_replaces_the_files_that_an_output_names_and_no_others(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    made = {"versions": {"labrecon": "0.1"}, "files": ["optics.fits"]}
+    (out / "provenance.json").write_text(json.dumps(made))
+    (out / "optics.fits").touch()
+    atomic.check_output(out, force=True)
+    (out / "notes.txt").touch()
+    with pytest.raises(OutputError, match=r"also holds notes\.txt"):
+        atomic.check_output(out, force=True)

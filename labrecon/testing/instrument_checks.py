@@ -80,6 +80,18 @@ def geometry(bench: Bench) -> Iterator[Finding]:
         advice = "the geometry must hold all that the operator needs"
         yield Finding("failed", told, error, bench.exact, advice)
         return
+    if unknown := [name for name in instrument.noise_fields if name not in model.model_fields]:
+        told = f"noise_fields names {', '.join(unknown)}, which the geometry has not"
+        yield Finding("failed", told, advice="names of fields of Geometry")
+        return
+    looked_at = [name for name in instrument.noise_fields if _changes_images(bench, name, x)]
+    if looked_at:
+        yield Finding(
+            "failed",
+            f"the operator looks at {', '.join(looked_at)}, which noise_fields denies",
+            advice="take it out of noise_fields: scans that differ in it would share an operator",
+        )
+        return
     bare = [name for name, info in model.model_fields.items() if not info.description]
     if bare:
         yield Finding(
@@ -94,6 +106,21 @@ def geometry(bench: Bench) -> Iterator[Finding]:
             advice='model_config = ConfigDict(extra="forbid")',
         )
     yield Finding("passed", "comes back from JSON as it was")
+
+
+def _changes_images(bench: Bench, name: str, x: Tensor) -> bool:
+    """Whether another value of a number, or of a list of numbers, changes what is predicted."""
+    instrument, value = instrument_of(bench), getattr(bench.geometry, name)
+    if isinstance(value, int | float):
+        other: object = type(value)(2 * value + 1)
+    elif isinstance(value, tuple | list) and all(isinstance(v, int | float) for v in value):
+        other = type(value)(2 * v + 1 for v in value)
+    else:
+        return False
+    changed = bench.geometry.model_copy(update={name: other})
+    with torch.no_grad():
+        operator = instrument.operator(changed).to(bench.device)
+        return not torch.equal(operator(x), bench.operator(x))
 
 
 def _accepts_anything(model: type[BaseModel], example: BaseModel) -> bool:

@@ -58,6 +58,7 @@ class CTInstrument(Instrument):
     acquisitions: ClassVar[str] = "angle"
     limits: ClassVar[tuple[float | None, float | None]] = (0.0, None)
     tolerances: ClassVar[Mapping[str, float]] = {"centre_offset": math.inf, "open_beam": 0.3}
+    noise_fields: ClassVar[tuple[str, ...]] = ("open_beam", "dose")
 
     def example(self) -> CTGeometry:
         """A parallel 2D scan: 180 views over half a turn, 128 columns of 0.5 mm."""

@@ -78,6 +78,7 @@ class MRIInstrument(Instrument):
     unit: ClassVar[str] = "a.u."
     data_unit: ClassVar[str] = "k-space signal (a.u.)"
     acquisitions: ClassVar[str] = "shot"
+    noise_fields: ClassVar[tuple[str, ...]] = ("sigma",)
     tolerances: ClassVar[Mapping[str, float]] = {
         "maps": math.inf,
         "field_map": math.inf,

@@ -55,6 +55,7 @@ class PhaseInstrument(Instrument):
     Geometry: ClassVar[type[BaseModel]] = PhaseGeometry
     unit: ClassVar[str] = "rad"
     data_unit: ClassVar[str] = "intensity of the empty field"
+    noise_fields: ClassVar[tuple[str, ...]] = ("electrons", "read_noise", "sigma")
     tolerances: ClassVar[Mapping[str, float]] = {
         "led_shift": math.inf,
         "led_rotation": math.inf,

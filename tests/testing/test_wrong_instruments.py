@@ -87,6 +87,16 @@ class NoUnits(GoodInstrument):
         return Bare()
 
 
+@case("geometry", "the operator looks at gain, which noise_fields denies")
+class NoiseFieldOfTheOperator(GoodInstrument):
+    noise_fields = ("sigma", "gain")
+
+
+@case("geometry", "noise_fields names sigm, which the geometry has not")
+class NoiseFieldMisspelt(GoodInstrument):
+    noise_fields = ("sigm",)
+
+
 @case("geometry", "the operator of the geometry read back differs", "simulation")
 class HiddenGeometry(GoodInstrument):
     def operator(self, geometry):
