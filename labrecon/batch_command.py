@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,34 @@ from labrecon.commands import Debug, Json, print_json, print_rows
 from labrecon.errors import ScansFailed
 
 if TYPE_CHECKING:
-    from labrecon.batch.night import Spectator
+    from labrecon.batch.policy import Spectator
     from labrecon.batch.run import BatchResult
 
-__all__ = ["finish", "retry", "spectating", "status"]
+__all__ = [
+    "Dask",
+    "MemoryLimit",
+    "Slurm",
+    "Threads",
+    "TimeLimit",
+    "Workers",
+    "finish",
+    "retry",
+    "spectating",
+    "status",
+]
+
+Workers = Annotated[int | None, typer.Option(help="Batch: processes on this machine [1].", min=1)]
+Threads = Annotated[
+    int | None, typer.Option(help="Batch: threads of each [processors / workers].", min=1)
+]
+Dask = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Batch: Dask scheduler, or local:N.")
+]
+Slurm = Annotated[Path | None, typer.Option(metavar="TOML", help="Batch: jobs of a SLURM cluster.")]
+TimeLimit = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Batch: of work on a scan.")
+]
+MemoryLimit = Annotated[float | None, typer.Option(metavar="GIB", help="Batch: of a worker.")]
 
 #: States and the colours of their names.
 _COLOURS = {
@@ -44,7 +69,13 @@ def status(
     counts = ", ".join(_coloured(state, n) for state, n in told["counts"].items() if n)
     typer.echo(f"{output}: {told['state']} · {counts or 'no scans'}")
     for message in told["messages"][-5:]:
-        typer.echo(f"  {message}")
+        typer.echo(f"  {_local(message)}")
+    for stale, what in (("recipe", "of another recipe"), ("input", "of a file that has changed")):
+        old = [scan["name"] for scan in told["scans"] if scan["stale"] == stale]
+        if old:
+            typer.echo(
+                f"  {len(old)} done {what}; `labrecon retry {output} --stale` makes them anew"
+            )
     shown = [s for s in told["scans"] if every or s["state"] in ("failed", "skipped", "running")]
     rows: list[tuple[str, ...]] = [(s["name"], s["state"], _detail(s)) for s in shown]
     if rows:
@@ -55,16 +86,27 @@ def status(
     typer.echo(f"report  {output / 'index.html'}")
 
 
+def _local(message: str) -> str:
+    """A message with its time as the clock on the wall shows it."""
+    at, separator, text = message.partition(": ")
+    try:
+        when = datetime.datetime.fromisoformat(at).astimezone()
+    except ValueError:
+        return message
+    return f"{when:%Y-%m-%d %H:%M:%S}{separator}{text}"
+
+
 def _coloured(state: str, count: int) -> str:
     return f"{count} {typer.style(state, fg=_COLOURS[state])}"
 
 
 def _detail(scan: Mapping[str, Any]) -> str:
     if scan["state"] == "running":
-        return str(scan["stage"])
+        return str(scan["stage"]) or "waits for its turn"
     if scan["state"] == "done":
         numbers = [f"{k} {v:.3g}" for k, v in scan["numbers"].items() if isinstance(v, float)]
-        return ", ".join([f"{scan['seconds']:.3g} s", *numbers[:3]])
+        old = {"recipe": ["of another recipe"], "input": ["its file has changed"]}
+        return ", ".join([*old.get(scan["stale"], []), f"{scan['seconds']:.3g} s", *numbers[:3]])
     return f"{scan['kind']}: {scan['reason']}".partition("\n")[0]
 
 
@@ -77,28 +119,47 @@ def retry(
     stale: Annotated[
         bool, typer.Option("--stale", help="All of another recipe, or whose file has changed.")
     ] = False,
+    workers: Workers = None,
+    threads: Threads = None,
+    dask: Dask = None,
+    slurm: Slurm = None,
+    time_limit: TimeLimit = None,
+    memory_limit: MemoryLimit = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Reconstruct scans of a batch again; what was made of them is kept in OUTPUT/old."""
+    """Reconstruct scans of a batch again; what was made of them is kept in OUTPUT/old.
+
+    By the batch's recipe, with its workers and limits unless others are given.
+    """
+    from labrecon.batch.cluster import crew_maker
+    from labrecon.batch.run import means_of
     from labrecon.batch.run import retry as carry_out
 
+    means = means_of(output, workers, threads, time_limit, memory_limit)
     with spectating(quiet=as_json) as spectators:
         result = carry_out(
-            output, failed=failed, stale=stale, names=names or (), spectators=spectators
+            output,
+            failed=failed,
+            stale=stale,
+            names=names or (),
+            means=means,
+            crew=crew_maker(dask, slurm),
+            spectators=spectators,
         )
     finish(result, as_json=as_json)
 
 
 def finish(result: BatchResult, *, as_json: bool) -> None:
     """Print what became of a batch, and end with its exit code."""
-    failed = result.counts["failed"]
+    failed = [] if result.queued else result.failed
     if as_json:
         print_json(
             {
                 "output": str(result.output),
                 "counts": result.counts,
                 "interrupted": result.interrupted,
+                "failed": list(failed),
                 "queued": result.queued,
                 "report": str(result.output / "index.html"),
             }

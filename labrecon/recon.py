@@ -368,7 +368,8 @@ def write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
     Raises:
         OutputError: the folder is taken, or it can not be written.
     """
-    facts = summarize(outcomes, job.host, job.warnings)
+    with job.clock("quality"):
+        facts = summarize(outcomes, job.host, job.warnings)
     scan = outcomes[0].task.scan
     model = outcomes[0].task.plan.model
     volume = outcomes[0].solution.x.detach().cpu()
@@ -399,7 +400,8 @@ def write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
         **facts,
     )
     data = ReportData(job.instrument, job.source, outcomes, provenance, job.warnings)
-    facts["findings"] = provenance["findings"] = find(data, job.host, job.warnings)
+    with job.clock("quality"):
+        facts["findings"] = provenance["findings"] = find(data, job.host, job.warnings)
     info = {
         "title": f"{job.instrument.name}: {Path(job.source).name}",
         "axes": data.axes,
@@ -420,6 +422,7 @@ def write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
                 _draw_thumbnail(job, data, folder / "thumbnail.png")
         provenance["volume"] = file.name
         provenance["timings_seconds"] = job.clock.rounded()
+        provenance["warnings"] = plain(job.warnings)
         write_text(folder / "provenance.json", dumps(provenance))
     told = {
         **facts,

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labrecon import progress
-from labrecon.batch_command import finish, spectating
+from labrecon.batch_command import (
+    Dask,
+    MemoryLimit,
+    Slurm,
+    Threads,
+    TimeLimit,
+    Workers,
+    finish,
+    spectating,
+)
 from labrecon.commands import Debug, Device, Json, print_json
 
 if TYPE_CHECKING:
@@ -45,24 +54,12 @@ def recon(
         str | None,
         typer.Option(metavar="N|auto", help="In N parts, for volumes larger than memory."),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Batch: processes on this machine [1].", min=1)
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Batch: threads of each [processors / workers].", min=1)
-    ] = None,
-    dask: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Batch: scheduler of a Dask cluster.")
-    ] = None,
-    slurm: Annotated[
-        Path | None, typer.Option(metavar="TOML", help="Batch: jobs of a SLURM cluster.")
-    ] = None,
-    time_limit: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Batch: of work on a scan.")
-    ] = None,
-    memory_limit: Annotated[
-        float | None, typer.Option(metavar="GIB", help="Batch: of a worker.")
-    ] = None,
+    workers: Workers = None,
+    threads: Threads = None,
+    dask: Dask = None,
+    slurm: Slurm = None,
+    time_limit: TimeLimit = None,
+    memory_limit: MemoryLimit = None,
     attempts: Annotated[
         int, typer.Option(help="Batch: tries of a scan that breaks its worker.", min=1)
     ] = 2,
@@ -103,7 +100,7 @@ def recon(
                 "replaces nothing; `labrecon retry` makes scans anew"
             )
         from labrecon.batch.cluster import crew_maker
-        from labrecon.batch.night import Policy
+        from labrecon.batch.policy import Policy
         from labrecon.batch.run import Means, reconstruct_batch
         from labrecon.batch.tasks import Limits
 

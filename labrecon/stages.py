@@ -158,6 +158,8 @@ def find_reader(instrument: Instrument, path: Path, host: Host) -> tuple[str, Re
     """
     if not path.exists():
         raise ScanError(f"{path} does not exist")
+    if path.is_file() and path.stat().st_size == 0:
+        raise ScanError(f"{path} is empty: nothing has been written to it yet, or it was lost")
     readers = readers_of(instrument, host)
     for name, reader in readers.items():
         if reader.matches(path):

@@ -40,12 +40,14 @@ def misbehave(fate: str, path: Path) -> None:
         _HOARD.clear()
     elif word == "slow":
         time.sleep(float(number))
+    elif word == "no-memory":
+        raise MemoryError
     elif word == "raise":
         raise KeyError("vendor")
 
 
 class FragileReader(ToyReader):
-    """Toy archives with a fate: ``when`` is "read" or "solve"."""
+    """Toy archives with a fate, met in the stage that its first word names."""
 
     def read(self, path):
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:

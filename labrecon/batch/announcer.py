@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from typing import Any
 
 from labrecon.plugins import Host
@@ -15,28 +16,33 @@ class Announcer:
     """Calls event hooks one after the other in a thread of its own: an upload may take long.
 
     Attributes:
-        failures: what plugins raised, in words.
+        failures: what plugins raised, in words, each once.
     """
 
     def __init__(self, host: Host) -> None:
         self.host = host
         self.failures: list[str] = []
-        self._events: queue.Queue[tuple[str, dict[str, Any]] | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._work, daemon=True, name="events")
-        self._thread.start()
+        self._told: set[str] = set()
+        self._events: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
+        threading.Thread(target=self._work, daemon=True, name="events").start()
 
     def tell(self, event: str, **told: Any) -> None:
         """Tell plugins of an event, soon."""
         self._events.put((event, told))
 
-    def close(self, timeout: float | None = None) -> bool:
-        """Wait until all is told; whether it was within ``timeout`` seconds."""
-        self._events.put(None)
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+    def wait(self, timeout: float) -> int:
+        """Wait until all is told, or for so many seconds; how many events are left."""
+        end = time.monotonic() + timeout
+        while self._events.unfinished_tasks and time.monotonic() < end:
+            time.sleep(0.02)
+        return self._events.unfinished_tasks
 
     def _work(self) -> None:
-        while (one := self._events.get()) is not None:
-            event, told = one
+        while True:
+            event, told = self._events.get()
             for why in self.host.call(event, **told):
-                self.failures.append(f"a plugin failed at {event}: {why}")
+                text = f"a plugin failed at {event}: {why}"
+                if text not in self._told:
+                    self._told.add(text)
+                    self.failures.append(text)
+            self._events.task_done()

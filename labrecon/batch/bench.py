@@ -28,11 +28,15 @@ TAIL = 40
 
 
 class SetupError(LabreconError):
-    """A worker can not do anything at all."""
+    """A worker can not do anything at all.
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    Attributes:
+        final: whether the worker said so itself; else another one may be able to.
+    """
+
+    def __init__(self, message: str, exit_code: int, *, final: bool = True) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code, self.final = exit_code, final
 
 
 @dataclass
@@ -58,9 +62,10 @@ class _Flight:
         """Of work on it so far."""
         return self.worked + (time.monotonic() - self.since if self.stage else 0.0)
 
-    def enter(self, stage: str) -> None:
-        """The next stage begins."""
-        self.worked, self.since, self.stage = self.seconds, time.monotonic(), stage
+    def enter(self, stage: str, at: float) -> None:
+        """The next stage began."""
+        self.worked += max(0.0, at - self.since) if self.stage else 0.0
+        self.since, self.stage = at, stage
 
 
 class Bench:
@@ -137,10 +142,9 @@ class Bench:
             if flight is None:
                 continue
             if event.kind == "stage":
-                flight.enter(event.told["stage"])
-                if not event.told["stage"]:
-                    continue
+                flight.enter(event.told["stage"], message["at"])
             else:
+                flight.enter("", message["at"])
                 told = {**event.told, "seconds": round(flight.seconds, 3)}
                 event = Event(event.kind, event.scan, told)
                 del self.flights[event.scan]
@@ -153,9 +157,11 @@ class Bench:
     def stop(self) -> None:
         """End the process and the programs that it started, whatever they do."""
         self.over = True
-        for end in (self._kill, self.process.wait):
-            with contextlib.suppress(OSError):
-                end()
+        with contextlib.suppress(OSError):
+            self._kill()
+        # One that hangs in the system, on a dead disk say, is left to it.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10.0)
         for stream in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):
                 if stream is not None:
@@ -192,6 +198,7 @@ class Bench:
                 f"a worker ended before it could begin ({_fate(self.process.returncode)}); "
                 f"its last words, from {self.log}:\n{self._tail(0)}",
                 1,
+                final=False,
             )
         self.stop()
         yield from self._give_up("crash", _fate(self.process.returncode))
@@ -200,7 +207,9 @@ class Bench:
         if not self.ready:
             if time.monotonic() - self._begun > STARTING:
                 self.stop()
-                raise SetupError(f"a worker was not ready after {STARTING:g} s; see {self.log}", 1)
+                raise SetupError(
+                    f"a worker was not ready after {STARTING:g} s; see {self.log}", 1, final=False
+                )
             return
         seconds, memory = self.limits.seconds, self.limits.memory
         if seconds is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import signal
+import threading
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrecon.batch.dask_crew import DaskCrew
-from labrecon.batch.run import CrewMaker, Means, local_crew
+from labrecon.batch.run import CrewMaker, Means, local_crew, processors
 from labrecon.batch.slurm import read_jobs, start_jobs
 from labrecon.batch.tasks import Crew, Setup
 from labrecon.errors import RecipeError
@@ -102,5 +103,13 @@ def _client(cluster: Any) -> Client:
 def _local(workers: int, means: Means) -> Any:
     from distributed import LocalCluster
 
-    threads = means.threads or max(1, (os.cpu_count() or 1) // workers)
-    return LocalCluster(n_workers=workers, threads_per_worker=threads, dashboard_address=":0")
+    threads = means.threads or max(1, processors() // workers)
+    options = {"n_workers": workers, "threads_per_worker": threads, "dashboard_address": ":0"}
+    if threading.current_thread() is not threading.main_thread():
+        return LocalCluster(**options)
+    # Ctrl-C is for this process: its children inherit that they are deaf to it.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return LocalCluster(**options)
+    finally:
+        signal.signal(signal.SIGINT, before)

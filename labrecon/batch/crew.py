@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from labrecon.batch.bench import Bench
+from labrecon.batch.bench import Bench, SetupError
 from labrecon.batch.tasks import Event, Limits, Setup, Task
 
 __all__ = ["LocalCrew"]
 
 #: Seconds between looks at times and memory.
 POLL = 0.2
+#: Times that a worker may end while it starts, one after the other.
+STARTS = 5
 
 
 class LocalCrew:
@@ -34,6 +36,8 @@ class LocalCrew:
             raise ValueError(f"a crew needs 1 worker or more, not {workers}")
         self._setups = [replace(setup, device=d) for d in _devices(setup.device, workers)]
         self._limits, self._logs = limits, logs
+        self._starts, self._worked = [0] * workers, [False] * workers
+        self._error: SetupError | None = None
         self._benches = [self._bench(i) for i in range(workers)]
 
     def _bench(self, number: int) -> Bench:
@@ -52,13 +56,27 @@ class LocalCrew:
     def events(self, timeout: float) -> Sequence[Event]:
         """What has happened since.
 
+        A worker that ends while it starts is started again, if there have been some that did not.
+
         Raises:
-            SetupError: a worker can not do anything.
+            SetupError: workers can not do anything.
         """
+        if self._error is not None:
+            raise self._error
         select.select(self._benches, (), (), min(timeout, POLL))
         told: list[Event] = []
         for number, bench in enumerate(self._benches):
-            told += bench.events()
+            try:
+                told += bench.events()
+            except SetupError as error:
+                bench.stop()
+                self._starts[number] += 1
+                if error.final or self._starts[number] > STARTS or not any(self._worked):
+                    # Raised the next time: what the others have told is not lost.
+                    self._error = error
+                    return told
+            if bench.ready:
+                self._starts[number], self._worked[number] = 0, True
             if bench.over:
                 self._benches[number] = self._bench(number)
         return told

@@ -249,8 +249,15 @@ class DaskCrew:
             return Event("failed", scan, {**told, "seconds": self._seconds(flight)})
         answer = flight.future.result()
         if "fatal" in answer:
-            where = f"on the Dask worker {flight.address}"
-            raise SetupError(f"{where}: {answer['fatal']}", answer["exit_code"])
+            why = f"the Dask worker {flight.address} can do nothing: {answer['fatal']}"
+            others = [address for address in self._workers if address != flight.address]
+            if not others:
+                raise SetupError(why, answer["exit_code"])
+            # One bad node is no reason to stop the others.
+            self._refused[flight.address] = why
+            self._workers = {a: n for a, n in self._workers.items() if a in others}
+            self._log(why)
+            return Event("returned", scan, {})
         return Event(answer["kind"], scan, answer["told"])
 
     def _lost(self, flight: _Flight) -> Event:

@@ -12,8 +12,17 @@ from typing import Any
 
 from labrecon.errors import ScanError
 from labrecon.instrument import Reader
+from labrecon.io.atomic import is_labrecon_output
 
-__all__ = ["common_root", "find", "fingerprint", "is_pattern", "names_for", "natural_key"]
+__all__ = [
+    "common_root",
+    "find",
+    "fingerprint",
+    "is_pattern",
+    "names_for",
+    "natural_key",
+    "require_files",
+]
 
 
 def is_pattern(text: str) -> bool:
@@ -44,32 +53,50 @@ def find(
     """The scans that patterns or paths stand for, in natural order, each once.
 
     A folder that only matches a wildcard is a scan where a reader says so; a file always is, so
-    that one that nobody can read is reported.
+    that one that nobody can read is reported. What labrecon has written is none.
 
     Args:
         patterns: paths, or patterns with ``*``, ``?``, ``[…]`` and ``**``.
         readers: of the instrument.
         without: the batch's own folder, which is left out.
-
-    Raises:
-        ScanError: a path that does not exist.
     """
     found: dict[Path, None] = {}
     kept_out = None if without is None else without.absolute()
+    outputs: dict[Path, bool] = {}
     for pattern in patterns:
         if not is_pattern(pattern):
-            if not os.path.lexists(pattern):
-                raise ScanError(f"{pattern} does not exist")
             found[Path(os.path.abspath(pattern))] = None
             continue
+        root = common_root([pattern])
         for text in glob.iglob(pattern, recursive=True):
             path = Path(os.path.abspath(text))
             if kept_out is not None and path.is_relative_to(kept_out):
+                continue
+            if _is_result(path, root, outputs):
                 continue
             if path.is_dir() and not any(reader.matches(path) for reader in readers.values()):
                 continue
             found[path] = None
     return sorted(found, key=natural_key)
+
+
+def require_files(scans: Iterable[str]) -> None:
+    """Raise `ScanError` on a scan that is no pattern and does not exist."""
+    for scan in scans:
+        if not is_pattern(scan) and not os.path.lexists(scan):
+            raise ScanError(f"{scan} does not exist")
+
+
+def _is_result(path: Path, root: Path, known: dict[Path, bool]) -> bool:
+    """Whether a path lies in an output of labrecon, or in a batch, below ``root``."""
+    for folder in path.parents:
+        if folder not in known:
+            known[folder] = (folder / "manifest.sqlite").exists() or is_labrecon_output(folder)
+        if known[folder]:
+            return True
+        if folder == root:
+            break
+    return False
 
 
 def names_for(paths: Iterable[Path], root: Path, taken: Iterable[str]) -> list[tuple[Path, str]]:
@@ -81,7 +108,9 @@ def names_for(paths: Iterable[Path], root: Path, taken: Iterable[str]) -> list[t
     parents = {str(up) for name in used for up in PurePosixPath(name).parents}
     named = []
     for path in paths:
-        relative = PurePosixPath(os.path.relpath(path, root).replace(os.sep, "/"))
+        # One that lies elsewhere has its whole path for a name.
+        inside = path.relative_to(root if path.is_relative_to(root) else path.anchor)
+        relative = PurePosixPath(*inside.parts)
         stem = relative.with_name(path.name if path.is_dir() else _without_suffix(path.name))
         flat = str(relative).replace("/", "_")
         numbered = (f"{flat}-{i}" for i in itertools.count(2))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from labrecon.errors import OutputError
 
-__all__ = ["is_locked", "locked"]
+__all__ = ["FILE", "is_locked", "locked"]
 
-_FILE = ".lock"
+FILE = ".lock"
 
 
 @contextmanager
@@ -21,9 +22,16 @@ def locked(out: Path) -> Iterator[None]:
     Raises:
         OutputError: another process holds it.
     """
-    handle = os.open(out / _FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if not _take(handle):
+        handle = os.open(out / FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OutputError(f"{out} can not be written: {error}") from error
+    try:
+        # Whoever only looks, as `labrecon status` does, lets go at once.
+        end = time.monotonic() + 1.0
+        while not (taken := _take(handle)) and time.monotonic() < end:
+            time.sleep(0.02)
+        if not taken:
             told = os.read(handle, 200).decode(errors="replace").strip() or "unknown"
             raise OutputError(
                 f"another process works on {out} ({told}); `labrecon status {out}` shows how far "
@@ -39,7 +47,7 @@ def locked(out: Path) -> Iterator[None]:
 def is_locked(out: Path) -> bool:
     """Whether a process works on the batch."""
     try:
-        handle = os.open(out / _FILE, os.O_RDWR)
+        handle = os.open(out / FILE, os.O_RDWR)
     except OSError:
         return False
     try:
@@ -53,6 +61,11 @@ def _take(handle: int) -> bool:
 
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError as error:
+        raise OutputError(
+            "this disk knows no locks of files (flock), which keep two processes from working on "
+            f"one batch: {error}; name an output on another disk"
+        ) from error
     return True

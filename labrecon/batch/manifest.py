@@ -79,7 +79,8 @@ class Manifest:
             self._connection.execute("PRAGMA synchronous = FULL")
             if not write:
                 self._connection.execute("PRAGMA query_only = ON")
-            found = self.facts().get("format")
+            kept = self._connection.execute("SELECT value FROM batch WHERE key = 'format'")
+            found = json.loads((kept.fetchone() or ["0"])[0])
             columns = self._connection.execute("PRAGMA table_info(scans)")
             self._columns = {column["name"] for column in columns}
         except sqlite3.Error as error:
@@ -125,28 +126,37 @@ class Manifest:
     @contextmanager
     def together(self) -> Iterator[None]:
         """Make several changes in one transaction."""
-        self._connection.execute("BEGIN IMMEDIATE")
+        self._execute("BEGIN IMMEDIATE")
         try:
             yield
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            # Where the disk is full, SQLite has taken it back already.
+            if self._connection.in_transaction:
+                self._execute("ROLLBACK")
             raise
-        self._connection.execute("COMMIT")
+        self._execute("COMMIT")
+
+    def _execute(self, command: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        try:
+            return self._connection.execute(command, values)
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"{self.path}: {error}; the same command goes on with the batch once that is mended"
+            ) from error
 
     # -- the batch -----------------------------------------------------------------------------
 
     def facts(self) -> dict[str, Any]:
         """What holds for all scans: instrument, recipe, patterns, …."""
-        rows = self._connection.execute("SELECT key, value FROM batch").fetchall()
+        rows = self._execute("SELECT key, value FROM batch").fetchall()
         return {row["key"]: json.loads(row["value"]) for row in rows}
 
     def state_fact(self, **facts: Any) -> None:
         """Write facts of the batch."""
         with self.together():
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO batch VALUES (?, ?)",
-                [(key, dumps(value, None)) for key, value in facts.items()],
-            )
+            for key, value in facts.items():
+                told = (key, dumps(value, None))
+                self._execute("INSERT OR REPLACE INTO batch VALUES (?, ?)", told)
 
     # -- scans ---------------------------------------------------------------------------------
 
@@ -155,38 +165,39 @@ class Manifest:
         added = now()
         with self.together():
             before = self._connection.total_changes
-            self._connection.executemany(
-                "INSERT OR IGNORE INTO scans (path, name, added) VALUES (?, ?, ?)",
-                [(str(path), name, added) for path, name in scans],
-            )
+            for path, name in scans:
+                self._execute(
+                    "INSERT OR IGNORE INTO scans (path, name, added) VALUES (?, ?, ?)",
+                    (str(path), name, added),
+                )
             return self._connection.total_changes - before
 
     def rows(self, state: str | None = None) -> list[dict[str, Any]]:
         """All scans, or those in a state, in the order in which they were added."""
         where, values = ("", ()) if state is None else ("WHERE state = ?", (state,))
-        found = self._connection.execute(f"SELECT * FROM scans {where} ORDER BY id", values)
+        found = self._execute(f"SELECT * FROM scans {where} ORDER BY id", values)
         return [_read(row) for row in found]
 
     def row(self, scan: int) -> dict[str, Any]:
         """One scan."""
-        found = self._connection.execute("SELECT * FROM scans WHERE id = ?", (scan,)).fetchone()
+        found = self._execute("SELECT * FROM scans WHERE id = ?", (scan,)).fetchone()
         return _read(found)
 
     def known(self) -> dict[str, str]:
         """Names by path."""
-        found = self._connection.execute("SELECT path, name FROM scans")
+        found = self._execute("SELECT path, name FROM scans")
         return {row["path"]: row["name"] for row in found}
 
     def counts(self) -> dict[str, int]:
         """How many scans there are in each state."""
-        found = self._connection.execute("SELECT state, COUNT(*) AS n FROM scans GROUP BY state")
+        found = self._execute("SELECT state, COUNT(*) AS n FROM scans GROUP BY state")
         told = {row["state"]: row["n"] for row in found}
         return {state: told.get(state, 0) for state in STATES}
 
     def waiting(self, limit: int = 1, *, without: Sequence[int] = ()) -> list[dict[str, Any]]:
         """The next pending scans; those that must be alone come last."""
         marks = ",".join("?" * len(without))
-        found = self._connection.execute(
+        found = self._execute(
             f"SELECT * FROM scans WHERE state = 'pending' AND id NOT IN ({marks}) "
             "ORDER BY alone, id LIMIT ?",
             (*without, limit),
@@ -200,7 +211,7 @@ class Manifest:
             raise ValueError(f"the manifest has no columns {sorted(unknown)}")
         values = [dumps(v, None) if k in _JSON else v for k, v in columns.items()]
         sets = ", ".join(f"{key} = ?" for key in columns)
-        self._connection.execute(f"UPDATE scans SET {sets} WHERE id = ?", (*values, scan))
+        self._execute(f"UPDATE scans SET {sets} WHERE id = ?", (*values, scan))
 
     def put_back(self, scan: int, **columns: Any) -> None:
         """Make a scan pending again; what was said of its failure is forgotten."""

@@ -4,56 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from labrecon.batch.announcer import Announcer
 from labrecon.batch.inventory import find, fingerprint, names_for
 from labrecon.batch.manifest import Manifest, now
-from labrecon.batch.opening import adopt, find_stale, output_of
+from labrecon.batch.opening import adopt, changed_failures, output_of, sweep
+from labrecon.batch.policy import Policy, Spectator
 from labrecon.batch.tasks import Crew, Event, Task
 from labrecon.batch.watch import StableFiles
 from labrecon.errors import OutputError
 from labrecon.instrument import Reader
 from labrecon.plugins import Host
 
-__all__ = ["Night", "Policy", "Spectator"]
+__all__ = ["Night", "ScanFailed"]
 
+#: Seconds that plugins have for the last events.
+FAREWELL = 60.0
+#: What a worker tells that has a column of its own, or is not kept.
+_COLUMNS = ("inputs", "seconds", "seen", "summary")
 #: Failures that another try, alone with a worker, may not have.
 _TRIED_AGAIN = ("crash", "time limit", "memory limit")
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How a batch is worked through.
-
-    Attributes:
-        attempts: tries of a scan whose worker breaks, before it is given up.
-        watch: go on looking for new files until told to stop.
-        settle: seconds without a change after which a watched file is finished.
-        poll: seconds between looks at the folder.
-        idle: end a watch after so many seconds without anything to do; None for never.
-    """
-
-    attempts: int = 2
-    watch: bool = False
-    settle: float = 10.0
-    poll: float = 2.0
-    idle: float | None = None
-
-
-class Spectator(Protocol):
-    """Whoever shows how a batch gets on."""
-
-    def scan(self, row: Mapping[str, Any]) -> None:
-        """A scan is done, failed or skipped."""
-
-    def look(self, counts: Mapping[str, int], running: Sequence[str]) -> None:
-        """Time has passed."""
-
-    def say(self, text: str) -> None:
-        """Something that a person should know."""
 
 
 @dataclass
@@ -82,6 +56,8 @@ class Night:
     refresh: Callable[[Manifest, str], float]
     stopping: bool = False
     _crew: Crew | None = None
+    _ended: bool = False
+    _odd: set[Path] = field(default_factory=set)
     _running: dict[int, str] = field(default_factory=dict)
     _next_look: float = 0.0
     _next_refresh: float = 0.0
@@ -103,33 +79,61 @@ class Night:
             output=str(self.out),
             scans=sum(self.manifest.counts().values()),
         )
-        state = "interrupted"
         try:
-            while self._go_on():
-                self._look_for_files()
-                self._send_out()
-                self._listen()
-                self._show("running")
-            if not self.stopping:
-                state = "finished"
+            # Scans may be queued again by another process until the very end.
+            while self._work_through():
+                self._end("finished")
         finally:
             if self._crew is not None:
                 self._crew.close()
-            for scan in list(self._running):
+            self._give_up()
+        return self.manifest.counts()
+
+    def _work_through(self) -> bool:
+        """Do what there is to do; whether it was not done already."""
+        worked = not self._ended
+        while self._go_on():
+            worked = True
+            self._look_for_files()
+            self._send_out()
+            self._listen()
+            self._show("running")
+        return worked and not self.stopping
+
+    def _end(self, state: str) -> None:
+        """Write the final page, and have plugins told of the end."""
+        self._ended = True
+        self._next_refresh = 0.0
+        self._show(state)
+        counts = self.manifest.counts()
+        self._announcer.tell("labrecon_batch_finished", output=str(self.out), counts=counts)
+        if left := self._announcer.wait(FAREWELL):
+            self.say(f"plugins were not told of {left} events: they took more than {FAREWELL:g} s")
+        self._tell_failures()
+
+    def _give_up(self) -> None:
+        """Put back what is in flight, where it was stopped, or ended by an error."""
+        # On a full disk what is running stays so, until the next process finds it.
+        with suppress(OutputError):
+            for scan, name in self._running.items():
+                sweep(self.out, name)
                 row = self.manifest.row(scan)
-                if not adopt(self.manifest, self.out, row):
+                if not self._adopted(row):
                     self.manifest.put_back(scan, attempts=max(0, row["attempts"] - 1))
             self._running.clear()
-            counts = self.manifest.counts()
-            self._announcer.tell(
-                "labrecon_batch_finished", output=str(self.out), counts=dict(counts)
-            )
-            self._announcer.close(timeout=None if state == "finished" else 10.0)
-            for told in dict.fromkeys(self._announcer.failures):
-                self.say(told)
-            self._next_refresh = 0.0
-            self._show(state)
-        return counts
+            if not self._ended or self.stopping:
+                left = self.manifest.counts()["pending"]
+                self._end("interrupted" if left else "finished")
+
+    def _tell_failures(self) -> None:
+        """What plugins have raised since."""
+        while self._announcer.failures:
+            self.say(self._announcer.failures.pop(0))
+
+    @property
+    def in_flight(self) -> str:
+        """How many scans the crew has."""
+        return f"{len(self._running)} scan{'s' if len(self._running) != 1 else ''}"
 
     def say(self, text: str) -> None:
         """Tell spectators, and keep it with the batch."""
@@ -144,19 +148,33 @@ class Night:
         """Add scans that are not there yet."""
         known = self.manifest.known()
         fresh = [path for path in paths if str(path) not in known]
+        # Bytes that are no UTF-8 stand as surrogates.
+        odd = [path for path in fresh if any("\ud800" <= c <= "\udfff" for c in str(path))]
+        for path in odd:
+            if path not in self._odd:
+                self._odd.add(path)
+                self.say(f"left out, as its name is no UTF-8: {str(path)!a}")
         root = Path(self._facts["root"])
-        return self.manifest.add(names_for(fresh, root, known.values()))
+        named = names_for([p for p in fresh if p not in odd], root, known.values())
+        return self.manifest.add(named)
 
     def _look_for_files(self) -> None:
         if not self.policy.watch or self.stopping or time.monotonic() < self._next_look:
             return
-        self._next_look = time.monotonic() + self.policy.poll
+        begin = time.monotonic()
         known = self.manifest.known()
         found = find(self._facts["patterns"], self.readers, without=self.out)
+        again = changed_failures(self.manifest)
         fresh = [path for path in found if str(path) not in known]
-        self.take_in(self._files.finished(fresh))
-        if again := find_stale(self.manifest)["again"]:
-            self.say(f"{again} failed before, and changed since: tried again")
+        finished = self._files.finished([*fresh, *again])
+        self.take_in([path for path in finished if path not in again])
+        for path in finished:
+            if path in again:
+                self.manifest.put_back(again[path], attempts=0, alone=0)
+                self.say(f"{path} failed before, and changed since: tried again")
+        # Looking at many files takes a tenth of the time at most.
+        took = time.monotonic() - begin
+        self._next_look = time.monotonic() + max(self.policy.poll, 9 * took)
 
     def _go_on(self) -> bool:
         if self._running:
@@ -173,17 +191,31 @@ class Night:
         return busy or self.policy.idle is None or quiet < self.policy.idle
 
     def _send_out(self) -> None:
-        while not self.stopping and (waiting := self.manifest.waiting()):
+        while not self.stopping and (waiting := self.manifest.waiting(without=list(self._running))):
             [row] = waiting
+            alone = bool(row["alone"])
+            if self._crew is not None and not self._crew.accepts(alone=alone):
+                return
+            if self._adopted(row):
+                continue
             if self._crew is None:
                 self._crew = self.hire()
-            alone = bool(row["alone"])
-            if not self._crew.accepts(alone=alone):
-                return
-            if adopt(self.manifest, self.out, row):
-                self._tell_of(row["id"])
             elif not self._forbidden(row) and not self._taken(row):
                 self._begin(self._crew, row, alone)
+
+    def _adopted(self, row: Mapping[str, Any]) -> bool:
+        """Whether the scan's output was there already."""
+        made = adopt(self.manifest, self.out, row)
+        if made is None:
+            return False
+        self._announcer.tell(
+            "labrecon_scan_finished",
+            path=row["path"],
+            output=str(output_of(self.out, row["name"])),
+            summary=made,
+        )
+        self._tell_of(row["id"])
+        return True
 
     def _listen(self) -> None:
         if self._crew is None:
@@ -240,10 +272,17 @@ class Night:
         if event.kind == "stage":
             self.manifest.change(scan, stage=told["stage"])
             return
-        del self._running[scan]
+        name = self._running.pop(scan, None)
+        if name is None:
+            return
         row = self.manifest.row(scan)
+        if event.kind != "done":
+            sweep(self.out, name)
         if event.kind == "done":
             self._done(row, told)
+        elif self._adopted(row):
+            # A worker of a cluster that was given up has made it all the same.
+            return
         elif event.kind == "returned":
             self.manifest.put_back(scan, alone=1, attempts=max(0, row["attempts"] - 1))
         elif told.get("disk_full"):
@@ -259,14 +298,14 @@ class Night:
 
     def _done(self, row: Mapping[str, Any], told: Mapping[str, Any]) -> None:
         inputs = told["inputs"]
-        kept = {k: v for k, v in told.items() if k not in ("inputs", "seconds", "summary")}
+        kept = {k: v for k, v in told.items() if k not in _COLUMNS}
         self.manifest.change(
             row["id"],
             state="done",
             finished=now(),
             seconds=told["seconds"],
             inputs=inputs,
-            seen=fingerprint(Path(one["path"]) for one in inputs),
+            seen=told["seen"],
             output=f"scans/{row['name']}",
             told=kept,
             **{"kind": "", "reason": "", "trace": "", "stage": "", "stale": "", "alone": 0},
@@ -304,6 +343,7 @@ class Night:
             spectator.scan(row)
 
     def _show(self, state: str) -> None:
+        self._tell_failures()
         for spectator in self.spectators:
             spectator.look(self.manifest.counts(), list(self._running.values()))
         if time.monotonic() < self._next_refresh:

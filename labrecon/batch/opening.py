@@ -20,9 +20,18 @@ from labrecon.batch.told import numbers_of
 from labrecon.errors import RecipeError
 from labrecon.io.atomic import write_file
 from labrecon.io.plain import dumps
-from labrecon.io.provenance import hash_file
+from labrecon.io.provenance import hash_file, hash_options
 
-__all__ = ["Asked", "adopt", "find_stale", "open_batch", "output_of", "recover"]
+__all__ = [
+    "Asked",
+    "adopt",
+    "changed_failures",
+    "find_stale",
+    "open_batch",
+    "output_of",
+    "recover",
+    "sweep",
+]
 
 #: Written when a batch is begun: tells its folder from others.
 RECIPE = "recipe.json"
@@ -35,21 +44,22 @@ class Asked:
     Attributes:
         setup: how scans are reconstructed.
         patterns: which.
-        title: of the instrument.
-        model: SHA-256 of the model's tensors, or "".
         options: limits, workers and the like, for `labrecon retry`.
     """
 
     setup: Setup
     patterns: Sequence[str]
-    title: str = ""
-    model: str = ""
     options: Mapping[str, Any] | None = None
 
     @property
     def recipe_hash(self) -> str:
         """SHA-256 of all that decides about a result but its scan."""
-        told = {"recipe": self.setup.recipe, "model": self.model}
+        told = {
+            "instrument": self.setup.instrument,
+            "recipe": self.setup.recipe,
+            "model": self.setup.model_hash,
+            "files": [one["sha256"] for one in hash_options(self.setup.recipe)],
+        }
         return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -90,6 +100,8 @@ def open_batch(out: Path, asked: Asked, *, new_recipe: bool = False) -> Manifest
             )
         told = f"{now()}: another recipe from here on: {changes.strip()}"
         manifest.state_fact(messages=[*facts["messages"], told])
+        for row in manifest.rows("failed"):
+            manifest.put_back(row["id"], attempts=0, alone=0)
         write_file(out / RECIPE, dumps(asked.setup.plain()), force=True)
     # Patterns add up: what was asked for before is still to be done.
     patterns = list(dict.fromkeys([*facts["patterns"], *asked.patterns]))
@@ -100,9 +112,7 @@ def open_batch(out: Path, asked: Asked, *, new_recipe: bool = False) -> Manifest
 def _facts(asked: Asked) -> dict[str, Any]:
     return {
         "setup": asked.setup.plain(),
-        "title": asked.title,
         "patterns": list(asked.patterns),
-        "model": asked.model,
         "recipe_hash": asked.recipe_hash,
         "options": dict(asked.options or {}),
         "labrecon": labrecon.__version__,
@@ -111,10 +121,12 @@ def _facts(asked: Asked) -> dict[str, Any]:
 
 def _changes(facts: Mapping[str, Any], asked: Asked) -> str:
     old, new = _flat(facts["setup"]["recipe"]), _flat(asked.setup.recipe)
-    if facts["model"] != asked.model:
-        old["model"], new["model"] = facts["model"] or "none", asked.model or "none"
+    models = facts["setup"]["model_hash"], asked.setup.model_hash
+    if models[0] != models[1]:
+        old["model"], new["model"] = (each[:12] or "none" for each in models)
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return "\n".join(f"  {k}: {old.get(k, '–')} → {new.get(k, '–')}" for k in keys)
+    told = [f"  {k}: {old.get(k, '–')} → {new.get(k, '–')}" for k in keys]
+    return "\n".join(told or ["  a file that an option names holds something else"])
 
 
 def _flat(value: Any, at: str = "") -> dict[str, Any]:
@@ -133,37 +145,54 @@ def _flat(value: Any, at: str = "") -> dict[str, Any]:
 
 
 def output_of(out: Path, name: str) -> Path:
-    """The folder of a scan."""
-    return out / "scans" / name
+    """The folder of a scan.
+
+    Raises:
+        ValueError: it would lie elsewhere.
+    """
+    folder = out / "scans" / name
+    if ".." in folder.relative_to(out).parts:
+        raise ValueError(f"the name {name!r} leads out of the batch's folder")
+    return folder
 
 
-def adopt(manifest: Manifest, out: Path, row: Mapping[str, Any]) -> bool:
-    """Whether the scan's output is there already, made of its file by the batch's recipe.
+def sweep(out: Path, name: str) -> None:
+    """Remove what a worker that was killed had begun to write of a scan."""
+    folder = output_of(out, name)
+    for partial in folder.parent.glob(f".{glob.escape(folder.name)}.{'[0-9a-f]' * 8}.part"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def adopt(manifest: Manifest, out: Path, row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The provenance of the scan's output where it is there already, made of its file as asked for.
 
     Then it is noted as done: a process that was killed had no time to.
     """
     folder = output_of(out, row["name"])
     try:
-        made = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        made: dict[str, Any] = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
         facts = manifest.facts()
+        setup = facts["setup"]
+        files = [*made["inputs"], *made["option_files"]]
         same = (
-            made["recipe"] == facts["setup"]["recipe"]
-            and made.get("model", {}).get("sha256", "") == facts["model"]
+            made["call"]["instrument"] == setup["instrument"]
+            and made["recipe"] == setup["recipe"]
+            and made.get("model", {}).get("sha256", "") == setup["model_hash"]
             and made["scan"] == row["path"]
-            and all(hash_file(Path(one["path"])) == one["sha256"] for one in made["inputs"])
+            and all(hash_file(Path(one["path"])) == one["sha256"] for one in files)
         )
+        numbers = numbers_of(made)
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
     if not same:
-        return False
-    main = made["reconstructions"][0]
+        return None
     told = {
-        "title": main["title"],
+        "title": made["reconstructions"][0]["title"],
         "status": made["status"],
         "iterations": made["iterations"],
-        "numbers": numbers_of(made),
+        "numbers": numbers,
         "timings": made["timings_seconds"],
-        "warnings": [],
+        "warnings": made["warnings"],
         "volume": made["volume"],
     }
     manifest.change(
@@ -176,58 +205,57 @@ def adopt(manifest: Manifest, out: Path, row: Mapping[str, Any]) -> bool:
         recipe=facts["recipe_hash"],
         output=f"scans/{row['name']}",
         told=told,
-        stage="",
-        stale="",
+        **{"kind": "", "reason": "", "trace": "", "stage": "", "stale": "", "alone": 0},
     )
-    return True
+    return made
 
 
 def recover(manifest: Manifest, out: Path) -> int:
-    """Put back what was running when the last process ended; how many scans that are."""
+    """Put back what was running when the last process ended; how many scans that are.
+
+    They come last, and alone: one that takes the whole machine down must not be the first again.
+    """
     lost = manifest.rows("running")
     for row in lost:
-        folder = output_of(out, row["name"])
-        for partial in folder.parent.glob(f".{glob.escape(folder.name)}.*.part"):
-            shutil.rmtree(partial, ignore_errors=True)
-        if not adopt(manifest, out, row):
-            # It was not the scan that failed.
-            manifest.put_back(row["id"], attempts=max(0, row["attempts"] - 1))
+        sweep(out, row["name"])
+        # Adopted, should it be whole, before it would be begun.
+        manifest.put_back(row["id"], attempts=max(0, row["attempts"] - 1), alone=1)
     return len(lost)
 
 
-def find_stale(manifest: Manifest) -> dict[str, int]:
+def find_stale(manifest: Manifest) -> dict[str, list[str]]:
     """Compare files and recipe with those that results were made of, and note it.
 
-    Failed scans whose file is another one now are put back.
-
     Returns:
-        How many finished ones have another recipe (``"recipe"``) or file (``"input"``), and how
-        many failed ones are tried again (``"again"``).
+        Names of finished scans that have another recipe (``"recipe"``) or file (``"input"``).
     """
     recipe = manifest.facts()["recipe_hash"]
-    found = {"recipe": 0, "input": 0, "again": 0}
-    with manifest.together():
-        for row in manifest.rows("done"):
-            stale = "recipe" if row["recipe"] != recipe else ""
-            if _changed(row["seen"], row["inputs"]):
+    found: dict[str, list[str]] = {"recipe": [], "input": []}
+    changes: list[tuple[int, dict[str, Any]]] = []
+    for row in manifest.rows("done"):
+        stale = "recipe" if row["recipe"] != recipe else ""
+        at_present = fingerprint([Path(one["path"]) for one in row["inputs"]])
+        # Files that are gone have not changed: they were archived, say.
+        if at_present and at_present != row["seen"]:
+            if any(hash_file(Path(one["path"])) != one["sha256"] for one in row["inputs"]):
                 stale = "input"
-            if stale:
-                found[stale] += 1
-            if stale != row["stale"]:
-                manifest.change(row["id"], stale=stale)
-        for row in manifest.rows("failed"):
-            now_seen = fingerprint([Path(row["path"])])
-            if now_seen and row["seen"] and now_seen != row["seen"]:
-                manifest.put_back(row["id"], attempts=0, alone=0)
-                found["again"] += 1
+            else:
+                changes.append((row["id"], {"seen": at_present}))
+        if stale:
+            found[stale].append(row["name"])
+        if stale != row["stale"]:
+            changes.append((row["id"], {"stale": stale}))
+    with manifest.together():
+        for scan, columns in changes:
+            manifest.change(scan, **columns)
     return found
 
 
-def _changed(seen: Mapping[str, int], inputs: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether files differ from those that were hashed; those that are gone do not count."""
-    paths = [Path(one["path"]) for one in inputs]
-    at_present = fingerprint(paths)
-    if not at_present or at_present == seen:
-        return False
-    # Copied or touched, perhaps.
-    return any(hash_file(Path(one["path"])) != one["sha256"] for one in inputs)
+def changed_failures(manifest: Manifest) -> dict[Path, int]:
+    """Failed scans whose file is another one now, by path."""
+    found = {}
+    for row in manifest.rows("failed"):
+        at_present = fingerprint([Path(row["path"])])
+        if at_present and row["seen"] and at_present != row["seen"]:
+            found[Path(row["path"])] = row["id"]
+    return found

@@ -67,7 +67,11 @@ def _unusual(rows: Sequence[Row]) -> list[list[str]]:
             found.append(_factors(name, column, FLOOR, both=False))
         else:
             found.append(_differences(name, column))
-    seconds = [_number(row["timings"].get("solve", row["seconds"])) for row in rows]
+    # The first scan of a worker waits for what is loaded once.
+    seconds = [
+        None if row.get("first") else _number(row["timings"].get("solve", row["seconds"]))
+        for row in rows
+    ]
     found.append(_factors("seconds of the solve", seconds, TIME_FLOOR, both=False))
     return found
 

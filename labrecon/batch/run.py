@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from labrecon import plugins
 from labrecon.batch.crew import LocalCrew
-from labrecon.batch.inventory import find
+from labrecon.batch.inventory import find, require_files
+from labrecon.batch.lock import FILE as LOCK
 from labrecon.batch.lock import is_locked, locked
 from labrecon.batch.manifest import FILE, Manifest
-from labrecon.batch.night import Night, Policy, Spectator
-from labrecon.batch.opening import RECIPE, Asked, find_stale, open_batch, output_of, recover
-from labrecon.batch.tasks import Crew, Limits, Setup
+from labrecon.batch.night import Night
+from labrecon.batch.opening import (
+    RECIPE,
+    Asked,
+    changed_failures,
+    find_stale,
+    open_batch,
+    output_of,
+    recover,
+)
+from labrecon.batch.policy import Policy, Spectator
+from labrecon.batch.tasks import Crew, Limits, Setup, model_hash
 from labrecon.batch.view import Report
 from labrecon.errors import OutputError, RecipeError, ScanError
 from labrecon.job import Job, assemble_job
 from labrecon.plugins import Host
 from labrecon.stages import readers_of
 
-__all__ = ["BatchResult", "Means", "reconstruct_batch", "retry"]
+__all__ = ["BatchResult", "Means", "means_of", "processors", "reconstruct_batch", "retry"]
 
 
 @dataclass(frozen=True)
@@ -54,11 +65,15 @@ class Means:
             limit = getattr(self.limits, name)
             if limit is not None and limit <= 0:
                 raise RecipeError(f"the limit of {name} is {limit}, expected more than 0")
+        for name in ("settle", "poll", "idle"):
+            seconds = getattr(self.policy, name)
+            if seconds is not None and seconds < 0:
+                raise RecipeError(f"{name} is {seconds} s, expected 0 or more")
 
     @property
     def threads_each(self) -> int:
         """Threads of each worker."""
-        return self.threads or max(1, (os.cpu_count() or 1) // self.workers)
+        return self.threads or max(1, processors() // self.workers)
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -79,13 +94,22 @@ class BatchResult:
         output: its folder.
         counts: how many scans are in each state.
         interrupted: whether it was told to stop before all was done.
+        failed: names of scans that failed; after a retry, of those that were tried again.
         queued: whether another process goes on with it.
     """
 
     output: Path
     counts: dict[str, int]
     interrupted: bool
+    failed: Sequence[str] = ()
     queued: bool = False
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 #: Makes the crew, told what each worker is, and where they may write.
@@ -155,10 +179,11 @@ def reconstruct_batch(
         other_geometry=other_geometry,
     )
     values = job.recipe.plain()
-    setup = Setup(instrument, values, model, other_geometry, device, means.threads_each)
-    trained = job.plans[0].model
-    digest = "" if trained is None else str(trained.told()["sha256"])
-    asked = Asked(setup, patterns, job.instrument.title, digest, means.plain())
+    setup = Setup(
+        instrument, values, model, other_geometry, device, means.threads_each, model_hash(job)
+    )
+    asked = Asked(setup, patterns, means.plain())
+    require_files(map(str, scans))
     readers = readers_of(job.instrument, host)
     found = find(patterns, readers, without=out)
     if not found and not means.policy.watch:
@@ -166,11 +191,31 @@ def reconstruct_batch(
             f"no file matches {', '.join(map(str, scans))}; quote patterns so that the shell "
             "leaves them alone, and --watch waits for files that are still to come"
         )
-    with _held(out, asked, new_recipe) as manifest:
-        night = _night(out, manifest, setup, means, job, crew, spectators, host)
+    with _held(out, asked, new_recipe) as (manifest, lost):
+        night = _night(out, manifest, lost, setup, means, job, crew, spectators, host)
         if not means.policy.watch:
             night.take_in(found)
         return _work(night)
+
+
+def means_of(
+    out: str | Path,
+    workers: int | None = None,
+    threads: int | None = None,
+    seconds: float | None = None,
+    memory: float | None = None,
+) -> Means:
+    """The means of a batch, with others in their place where they are given.
+
+    Raises:
+        OutputError: the folder holds no batch.
+    """
+    with Manifest(Path(out) / FILE, write=False) as manifest:
+        kept = Means.read(manifest.facts()["options"])
+    limits = Limits(seconds or kept.limits.seconds, memory or kept.limits.memory)
+    return replace(
+        kept, workers=workers or kept.workers, threads=threads or kept.threads, limits=limits
+    )
 
 
 def retry(
@@ -212,7 +257,9 @@ def retry(
             _queue_again(manifest, out, failed, stale, names)
             return BatchResult(out, manifest.counts(), interrupted=False, queued=True)
     setup = Setup(**facts["setup"])
-    means = means or Means.read({**facts["options"]})
+    means = means or Means.read(facts["options"])
+    # A watch is a command of its own, and would never come back.
+    means = replace(means, policy=replace(means.policy, watch=False))
     job = assemble_job(
         setup.instrument,
         recipe=setup.recipe,
@@ -221,36 +268,54 @@ def retry(
         model=setup.model,
         other_geometry=setup.other_geometry,
     )
-    asked = Asked(setup, (), job.instrument.title, facts["model"], means.plain())
-    with _held(out, asked, False) as manifest:
-        _queue_again(manifest, out, failed, stale, names)
-        return _work(_night(out, manifest, setup, means, job, crew, spectators, host))
+    setup = replace(setup, threads=means.threads_each, model_hash=model_hash(job))
+    with _held(out, Asked(setup, (), means.plain()), False) as (manifest, lost):
+        night = _night(out, manifest, lost, setup, means, job, crew, spectators, host)
+        again = _queue_again(manifest, out, failed, stale, names)
+        if not again:
+            night.say("there is nothing of that kind to try again")
+        result = _work(night)
+    return replace(result, failed=[name for name in result.failed if name in again])
 
 
 def _queue_again(
     manifest: Manifest, out: Path, failed: bool, stale: bool, names: Sequence[str]
-) -> None:
-    rows = {row["name"]: row for row in manifest.rows()}
-    if unknown := [name for name in names if name not in rows]:
-        raise RecipeError(
-            f"the batch has no scan {', '.join(unknown)}; `labrecon status {out}` lists them"
-        )
-    for name, row in rows.items():
-        wanted = (
-            name in names
-            or (failed and row["state"] == "failed")
-            or (stale and row["state"] == "done" and bool(row["stale"]))
-        )
-        if wanted and row["state"] != "running":
-            _put_aside(out, name)
-            blank: dict[str, Any] = {
-                "attempts": 0,
-                "alone": 0,
-                "output": None,
-                "stale": "",
-                "told": {},
-            }
-            manifest.put_back(row["id"], **blank)
+) -> list[str]:
+    """Make scans pending, and put aside what was made of them; which those are."""
+    again = []
+    # At once: the process that works on the batch begins none of them meanwhile.
+    with manifest.together():
+        rows = {row["name"]: row for row in manifest.rows()}
+        wanted = {_named(name, rows, out) for name in names}
+        for name, row in rows.items():
+            asked = (
+                name in wanted
+                or (failed and row["state"] == "failed")
+                or (stale and row["state"] == "done" and bool(row["stale"]))
+            )
+            if asked and row["state"] == "running":
+                raise RecipeError(f"{name} is being reconstructed now; retry it afterwards")
+            if asked:
+                if row["output"]:
+                    _put_aside(out, name)
+                blank: dict[str, Any] = {"attempts": 0, "alone": 0, "output": None, "told": {}}
+                manifest.put_back(row["id"], stale="", **blank)
+                again.append(name)
+    return again
+
+
+def _named(name: str, rows: Mapping[str, Any], out: Path) -> str:
+    """The scan that a name means: its own, or the end of it where that is clear."""
+    if name in rows:
+        return name
+    ends = [one for one in rows if one.endswith(f"/{name}")]
+    if len(ends) == 1:
+        return ends[0]
+    near = ends or difflib.get_close_matches(name, rows, n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise RecipeError(
+        f"the batch has no scan {name}{hint} `labrecon status {out} --all` lists them"
+    )
 
 
 def _put_aside(out: Path, name: str) -> None:
@@ -267,10 +332,12 @@ def _put_aside(out: Path, name: str) -> None:
 
 
 @contextmanager
-def _held(out: Path, asked: Asked, new_recipe: bool) -> Iterator[Manifest]:
-    """The batch's manifest, for this process alone."""
-    is_new = not (out / FILE).exists() and not (out / RECIPE).exists()
-    if out.exists() and is_new and any(out.iterdir()):
+def _held(out: Path, asked: Asked, new_recipe: bool) -> Iterator[tuple[Manifest, int]]:
+    """The batch's manifest, for this process alone, and how many scans the last one left."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file; name a folder")
+    begun = (out / FILE).exists() or (out / RECIPE).exists()
+    if out.exists() and not begun and any(path.name != LOCK for path in out.iterdir()):
         raise OutputError(
             f"{out} exists and holds no batch of labrecon; name another folder, it is left alone"
         )
@@ -278,13 +345,20 @@ def _held(out: Path, asked: Asked, new_recipe: bool) -> Iterator[Manifest]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out} can not be made: {error}") from error
-    with locked(out), open_batch(out, asked, new_recipe=new_recipe) as manifest:
-        yield manifest
+    with locked(out):
+        lost = 0
+        if (out / FILE).exists():
+            # By the recipe of then: what is whole is taken for what it is.
+            with Manifest(out / FILE) as before:
+                lost = recover(before, out)
+        with open_batch(out, asked, new_recipe=new_recipe) as manifest:
+            yield manifest, lost
 
 
 def _night(
     out: Path,
     manifest: Manifest,
+    lost: int,
     setup: Setup,
     means: Means,
     job: Job,
@@ -292,7 +366,6 @@ def _night(
     spectators: Sequence[Spectator],
     host: Host,
 ) -> Night:
-    lost, stale = recover(manifest, out), find_stale(manifest)
     night = Night(
         out,
         manifest,
@@ -303,16 +376,31 @@ def _night(
         spectators,
         Report(out),
     )
-    told = {
-        "were being reconstructed when the last process ended; they are begun again": lost,
-        "are done by another recipe and stay as they are (retry --stale)": stale["recipe"],
-        "are done, but their files have changed since (retry --stale)": stale["input"],
-        "failed before, and their files have changed since: tried again": stale["again"],
-    }
-    for text, count in told.items():
-        if count:
-            night.say(f"{count} scans {text}")
+    if lost:
+        night.say(f"{_count(lost)} left over from a process that was killed: begun again, last")
+    if again := changed_failures(manifest):
+        for scan in again.values():
+            manifest.put_back(scan, attempts=0, alone=0)
+        paths = [path.name for path in again]
+        night.say(f"{_count(len(again))} failed before and changed since: {_few(paths)}")
+    stale = find_stale(manifest)
+    if old := stale["recipe"]:
+        night.say(
+            f"{_count(len(old))} of another recipe, left as done (retry --stale): {_few(old)}"
+        )
+    if old := stale["input"]:
+        night.say(
+            f"{_count(len(old))} done of a file that has changed since (retry --stale): {_few(old)}"
+        )
     return night
+
+
+def _count(number: int) -> str:
+    return f"{number} scan{'s' if number != 1 else ''}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _work(night: Night) -> BatchResult:
@@ -321,7 +409,9 @@ def _work(night: Night) -> BatchResult:
             night.work()
         except KeyboardInterrupt:
             night.stopping = True
-    return BatchResult(night.out, night.manifest.counts(), night.stopping)
+    counts = night.manifest.counts()
+    failed = [row["name"] for row in night.manifest.rows("failed")]
+    return BatchResult(night.out, counts, night.stopping and counts["pending"] > 0, failed)
 
 
 @contextmanager
@@ -336,7 +426,7 @@ def _stopped_by_signals(night: Night) -> Iterator[None]:
             raise KeyboardInterrupt
         night.stopping = True
         for spectator in night.spectators:
-            spectator.say("stopping: the scans in flight are finished; once more gives them up")
+            spectator.say(f"stopping: {night.in_flight} in flight; once more gives them up")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-__all__ = ["Crew", "Event", "Limits", "Setup", "Task"]
+if TYPE_CHECKING:
+    from labrecon.job import Job
+
+__all__ = ["Crew", "Event", "Limits", "Setup", "Task", "model_hash"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Setup:
         other_geometry: use the model on a geometry that it was not trained for.
         device: a torch device, or ``"auto"``.
         threads: of torch in each worker; None for as many as there are.
+        model_hash: of the model's tensors, "" without one: it must stay the same.
     """
 
     instrument: str
@@ -28,6 +32,7 @@ class Setup:
     other_geometry: bool = False
     device: str = "auto"
     threads: int | None = None
+    model_hash: str = ""
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -79,6 +84,12 @@ class Event:
     kind: str
     scan: int
     told: Mapping[str, Any] = field(default_factory=dict)
+
+
+def model_hash(job: Job) -> str:
+    """SHA-256 of the tensors of a job's model; "" where it has none."""
+    model = job.plans[0].model
+    return "" if model is None else str(model.told()["sha256"])
 
 
 class Crew(Protocol):

@@ -21,8 +21,11 @@ __all__ = ["Report", "batch_told", "rows_told", "status"]
 def rows_told(manifest: Manifest, out: Path) -> list[dict[str, Any]]:
     """All scans, with flags where they differ from the others of the batch."""
     rows = [_told(row, out) for row in manifest.rows()]
-    for row, flags in zip(rows, flag_outliers(rows), strict=True):
-        row["flags"] = list(flags)
+    for old in (False, True):
+        # What another recipe has made is no measure.
+        alike = [row for row in rows if (row["stale"] == "recipe") == old]
+        for row, flags in zip(alike, flag_outliers(alike), strict=True):
+            row["flags"] = list(flags)
     return rows
 
 
@@ -33,9 +36,11 @@ def _told(row: Mapping[str, Any], out: Path) -> dict[str, Any]:
     if row["state"] == "failed":
         page = f"failed/{row['name']}.html"
     picture = f"{output}/thumbnail.png" if output else None
-    same = ("id", "name", "path", "state", "attempts", "kind", "reason", "trace", "stage")
+    same = ("id", "name", "path", "state", "attempts", "kind", "trace", "stage")
     return {
         **{key: row[key] for key in same},
+        # The path is beside it.
+        "reason": row["reason"].removeprefix(f"{row['path']}: "),
         "seconds": row["seconds"],
         "timings": known.get("timings", {}),
         "started": row["started"],
@@ -48,6 +53,9 @@ def _told(row: Mapping[str, Any], out: Path) -> dict[str, Any]:
         "iterations": known.get("iterations"),
         "numbers": known.get("numbers", {}),
         "warnings": known.get("warnings", []),
+        "worker": known.get("worker"),
+        "worker_memory": known.get("worker_memory"),
+        "first": known.get("first", False),
         "flags": [],
         "stale": row["stale"],
     }
@@ -69,7 +77,7 @@ def batch_told(manifest: Manifest, out: Path, state: str, pace: float | None) ->
         at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=pace * left)
         end = at.isoformat(timespec="seconds")
     return {
-        "title": facts["title"],
+        "title": out.name,
         "instrument": facts["setup"]["instrument"],
         "recipe": facts["setup"]["recipe"],
         "state": state,
@@ -97,7 +105,14 @@ def status(out: Path) -> dict[str, Any]:
         counts = manifest.counts()
         left = counts["pending"] + counts["running"]
         state = "running" if is_locked(out) else "interrupted" if left else "finished"
-        return {**batch_told(manifest, out, state, None), "scans": rows_told(manifest, out)}
+        told = batch_told(manifest, out, state, None)
+        scans = rows_told(manifest, out)
+        if state != "running":
+            # Of a process that was killed.
+            told["counts"] = {**counts, "pending": left, "running": 0}
+            for scan in scans:
+                scan["state"] = "pending" if scan["state"] == "running" else scan["state"]
+        return {**told, "scans": scans}
 
 
 class Report:

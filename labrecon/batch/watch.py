@@ -26,18 +26,19 @@ class StableFiles:
         self._seen: dict[Path, tuple[dict[str, int], float]] = {}
 
     def finished(self, paths: Iterable[Path]) -> list[Path]:
-        """Those of the paths that have been as they are for `settle` seconds, and are not empty."""
+        """Those that have been as they are for `settle` seconds; paths not given are forgotten."""
         now = self._clock()
-        done = []
+        done, seen = [], {}
         for path in paths:
             is_now = fingerprint([path])
             before, since = self._seen.get(path, ({}, now))
-            if not is_now.get("bytes") or is_now != before:
-                self._seen[path] = (is_now, now)
+            if is_now != before:
                 since = now
-            if is_now.get("bytes") and now - since >= self.settle:
+            if is_now and now - since >= self.settle:
                 done.append(path)
-                del self._seen[path]
+            else:
+                seen[path] = (is_now, since)
+        self._seen = seen
         return done
 
     def waiting(self) -> int:

@@ -16,13 +16,25 @@ import resource
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any
 
-from labrecon.batch.tasks import Task
-from labrecon.errors import LabreconError, OutputError, ReconstructionError, ScanError
+from labrecon.batch.inventory import fingerprint
+from labrecon.batch.tasks import Task, model_hash
+from labrecon.batch.told import summary_of
+from labrecon.errors import (
+    LabreconError,
+    ModelError,
+    OutputError,
+    ReconstructionError,
+    ScanError,
+)
+from labrecon.memory import is_exhausted
 
 __all__ = ["main"]
 
@@ -56,7 +68,8 @@ def _channel() -> Say:
     lock = threading.Lock()
 
     def say(message: Mapping[str, Any]) -> None:
-        text = json.dumps(message, allow_nan=False)
+        # The clock is the machine's, so that whoever reads it later knows when it was.
+        text = json.dumps({**message, "at": time.monotonic()}, allow_nan=False)
         with lock:
             stream.write(text + "\n")
 
@@ -73,7 +86,10 @@ def _listen(lines: queue.SimpleQueue[dict[str, Any]]) -> None:
 
 
 class _Line:
-    """Three places through which scans go one behind the other: read, compute, write."""
+    """Three places through which scans go one behind the other: read, compute, write.
+
+    What a place has handed on it does not hold: a scan has the memory that the one before it had.
+    """
 
     def __init__(self, setup: Mapping[str, Any], say: Say) -> None:
         import torch
@@ -94,75 +110,98 @@ class _Line:
             other_geometry=setup["other_geometry"],
         )
         self.job.thumbnail = True
+        if model_hash(self.job) != setup["model_hash"]:
+            raise ModelError(f"the model in {setup['model']} is another one than the batch's")
+        self.first = True
         # One place each: what is read too early only takes memory.
-        self.read: queue.Queue[tuple[Any, ...]] = queue.Queue(1)
-        self.computed: queue.Queue[tuple[Any, ...]] = queue.Queue(1)
+        self.read: queue.Queue[_Item] = queue.Queue(1)
+        self.computed: queue.Queue[_Item] = queue.Queue(1)
 
     def serve(self, lines: queue.SimpleQueue[dict[str, Any]]) -> None:
         """Work until the process is ended."""
-        threading.Thread(target=self._write, daemon=True, name="write").start()
         threading.Thread(target=self._read, args=(lines,), daemon=True, name="read").start()
+        threading.Thread(target=self._write, daemon=True, name="write").start()
         self._compute()
 
     def _read(self, lines: queue.SimpleQueue[dict[str, Any]]) -> None:
         while True:
             self.say({"wants": True})
-            task = Task(**lines.get()["scan"])
-
-            def reading(task: Task = task) -> tuple[Any, ...]:
-                job = self.job.another(task.path, Path(task.out))
-                job.clock.watcher = _Stages(task.scan, self.say)
-                return (job, *self.recon.load(job, Path(task.path)))
-
-            self._pass_on(task, reading, self.read)
+            item = _Item(Task(**lines.get()["scan"]))
+            if self._done(self._load, item):
+                self.read.put(item)
+            del item
             self.read.join()
 
     def _compute(self) -> None:
         while True:
-            task, job, scan, inputs = self.read.get()
+            item = self.read.get()
             self.read.task_done()
-
-            def computing(
-                task: Task = task, job: Any = job, scan: Any = scan, inputs: Any = inputs
-            ) -> tuple[Any, ...]:
-                return job, self.recon.compute(job, scan, inputs), inputs
-
-            del scan
-            self._pass_on(task, computing, self.computed)
+            if self._done(self._solve, item):
+                self.computed.put(item)
+            del item
 
     def _write(self) -> None:
-        from labrecon.batch.told import summary_of
-
         while True:
-            task, job, outcomes, inputs = self.computed.get()
+            item = self.computed.get()
+            self._done(self._store, item)
+            del item
 
-            def writing(
-                task: Task = task, job: Any = job, outcomes: Any = outcomes, inputs: Any = inputs
-            ) -> tuple[Any, ...]:
-                result = self.recon.write(job, outcomes, inputs)
-                told = summary_of(result, inputs)
-                told["operator_reused"] = self.job.operators.reused
-                told["peak_memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-                self.say({"event": "done", "scan": task.scan, "told": told})
-                return ()
+    def _load(self, item: _Item) -> None:
+        path = Path(item.task.path)
+        before = fingerprint([path])
+        item.job = self.job.another(item.task.path, Path(item.task.out))
+        item.job.clock.watcher = _Stages(item.task.scan, self.say)
+        item.scan, item.inputs = self.recon.load(item.job, path)
+        item.seen = fingerprint(Path(one["path"]) for one in item.inputs or ())
+        if fingerprint([path]) != before:
+            raise ScanError(f"{path} changed while it was read: it is still being written, perhaps")
 
-            del outcomes
-            self._pass_on(task, writing, None)
+    def _solve(self, item: _Item) -> None:
+        scan, item.scan = item.scan, None
+        item.outcomes = self.recon.compute(item.job, scan, item.inputs)
 
-    def _pass_on(
-        self,
-        task: Task,
-        work: Callable[[], tuple[Any, ...]],
-        then: queue.Queue[tuple[Any, ...]] | None,
-    ) -> None:
+    def _store(self, item: _Item) -> None:
+        result = self.recon.write(item.job, item.outcomes, item.inputs)
+        told = {
+            **summary_of(result, item.inputs),
+            "seen": item.seen,
+            "worker": os.getpid(),
+            # Libraries load what they need when they are used first.
+            "first": self.first,
+            "worker_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+        self.first = False
+        self.say({"event": "done", "scan": item.task.scan, "told": told})
+
+    def _done(self, work: Callable[[_Item], None], item: _Item) -> bool:
+        """Whether it went well; what went wrong is told."""
         try:
-            made = work()
+            work(item)
         except BaseException as error:
-            self.say({"event": "failed", "scan": task.scan, "told": failure(error)})
-            return
-        if then is not None:
-            _Stages(task.scan, self.say).stage("")
-            then.put((task, *made))
+            _end_if_broken(error)
+            self.say({"event": "failed", "scan": item.task.scan, "told": failure(error)})
+            return False
+        _Stages(item.task.scan, self.say).stage("")
+        return True
+
+
+@dataclass
+class _Item:
+    """A scan on its way."""
+
+    task: Task
+    job: Any = None
+    scan: Any = None
+    inputs: Any = None
+    seen: dict[str, int] = field(default_factory=dict)
+    outcomes: Any = None
+
+
+def _end_if_broken(error: BaseException) -> None:
+    """End the process where CUDA has failed: nothing would work in it any more."""
+    if "CUDA error" in str(error) and not any(is_exhausted(one) for one in causes(error)):
+        traceback.print_exception(error)
+        os.abort()
 
 
 class _Stages:
@@ -179,21 +218,27 @@ class _Stages:
         """Of no interest here."""
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it was raised from."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__
+
+
 def failure(error: BaseException) -> dict[str, Any]:
     """Kind, reason and trace of what a scan raised."""
-    import errno
-
     kinds = {ScanError: "reader", ReconstructionError: "reconstruction", OutputError: "output"}
     kind = next((word for each, word in kinds.items() if isinstance(error, each)), "unexpected")
     reason = str(error) if isinstance(error, LabreconError) else f"{type(error).__name__}: {error}"
-    cause = error if isinstance(error, OSError) else error.__cause__
-    full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    chain = list(causes(error))
+    full = any(isinstance(e, OSError) and e.errno in (ENOSPC, EDQUOT) for e in chain)
     return {
         "kind": kind,
         "reason": reason,
         "trace": "".join(traceback.format_exception(error)),
         "disk_full": full and kind == "output",
-        "out_of_memory": "out of memory" in reason,
+        "out_of_memory": any(is_exhausted(one) for one in chain),
     }
 
 

@@ -37,10 +37,9 @@ def check_output(path: Path, *, force: bool = False) -> None:
     if not path.exists() and not path.is_symlink():
         return
     if not force:
-        raise OutputError(
-            f"{path} exists; name another output, or use --force to replace an earlier output "
-            "of labrecon"
-        )
+        earlier = is_labrecon_output(path)
+        hint = ", or use --force to replace this earlier one" if earlier else ""
+        raise OutputError(f"{path} exists; name another output{hint}")
     if not is_labrecon_output(path):
         raise OutputError(
             f"{path} exists and is no output of labrecon: it is left alone, --force or not"

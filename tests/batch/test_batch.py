@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from batch_cases import states, wait_for
 from fragile_toy import NAME, write_scan
 
 from labrecon.batch.manifest import FILE
-from labrecon.batch.night import Policy
+from labrecon.batch.opening import output_of
+from labrecon.batch.policy import Policy
 from labrecon.batch.run import Means, reconstruct_batch, retry
 from labrecon.batch.view import status
 from labrecon.errors import OutputError, RecipeError, ScanError
@@ -101,7 +104,7 @@ def test_another_file_under_the_same_name_is_told(scans, tmp_path):
         "good_0": "",
         "good_1": "input",
     }
-    assert any("their files have changed since" in m for m in status(out)["messages"])
+    assert any("changed since (retry --stale): good_1" in m for m in status(out)["messages"])
     assert stamps(out) == before
 
 
@@ -258,7 +261,7 @@ def test_ctrl_c_finishes_what_is_in_flight_and_twice_gives_it_up(scans, command,
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     text = (tmp_path / "told.txt").read_text()
-    assert "stopping: the scans in flight are finished" in text
+    assert re.search(r"stopping: \d scans? in flight", text)
     now = states(out)
     assert now["a"] == "done"
     assert now["e"] == "pending"
@@ -285,3 +288,124 @@ def test_a_running_batch_takes_what_another_process_retries(scans, command, tmp_
     assert retry(out, names=["a"]).queued
     assert process.wait(timeout=90) == 0
     assert states(out) == {"a": "done", "b": "done"}
+
+
+def in_background(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_outputs_stay_in_the_folder_wherever_the_scans_are(scans, tmp_path):
+    folder, out = scans(good=1), tmp_path / "data" / "night"
+    run(folder, out)
+    write_scan(tmp_path / "data" / "deep" / "s2.toy")
+    (tmp_path / "data" / "bad.toy").write_bytes(b"x")
+    for pattern in ("data/deep/*.toy", "data/*.toy"):
+        reconstruct_batch(NAME, [tmp_path / pattern], out, means=ONE)
+    made = [path for path in tmp_path.rglob("*") if path.suffix in (".h5", ".html")]
+    assert len(made) == 6  # volumes and reports, the failure, the page
+    assert all(path.is_relative_to(out) for path in made)
+    assert not any(".." in row["name"] for row in told(out).values())
+    with pytest.raises(ValueError, match="leads out of"):
+        output_of(out, "../escape")
+
+
+def test_a_file_that_is_rewritten_while_it_is_computed_is_stale(scans, tmp_path):
+    folder, out = scans(good=0, a="prepare slow 2"), tmp_path / "out"
+
+    def rewrite():
+        wait_for(lambda: (out / FILE).exists() and told(out)["a"]["stage"] == "prepare")
+        write_scan(folder / "a.toy", seed=99)
+
+    thread = in_background(rewrite)
+    run(folder, out)
+    thread.join()
+    run(folder, out)
+    assert told(out)["a"]["stale"] == "input"
+
+
+def test_failed_scans_are_tried_by_a_new_recipe(scans, tmp_path):
+    folder, out = scans(good=1, bad="prepare raise"), tmp_path / "out"
+    run(folder, out)
+    new = {"prepare": [], "solver": {"name": "direct"}}
+    assert run(folder, out, recipe=new, new_recipe=True).counts["done"] == 2
+    assert told(out)["bad"]["title"].startswith("direct")
+
+
+def test_names_may_be_cut_where_that_is_clear(scans, tmp_path):
+    folder, out = scans(good=0), tmp_path / "out"
+    for day in ("mon", "tue"):
+        write_scan(folder / day / "s1.toy")
+    write_scan(folder / "mon" / "s2.toy")
+    reconstruct_batch(NAME, [folder / "**" / "*.toy"], out, means=ONE)
+    with pytest.raises(RecipeError, match=r"did you mean mon/s1 or tue/s1\?"):
+        retry(out, names=["s1"])
+    assert retry(out, names=["s2"]).failed == []
+    assert (out / "old" / "mon" / "s2-1" / "volume.h5").exists()
+
+
+def test_an_output_is_not_moved_that_is_not_the_scans(scans, tmp_path):
+    folder, out = scans(good=1), tmp_path / "out"
+    mine = out / "scans" / "good_0"
+    run(folder, out)
+    (out / FILE).unlink()
+    (mine / "provenance.json").write_text("{}")
+    (mine / "notes.txt").write_text("do not lose")
+    run(folder, out)
+    retry(out, names=["good_0"])
+    assert told(out)["good_0"]["kind"] == "output"
+    assert (mine / "notes.txt").read_text() == "do not lose"
+
+
+def test_a_retry_at_the_very_end_is_not_lost(scans, tmp_path):
+    """A plugin takes its time over the end, and a scan is queued again meanwhile."""
+
+    class Slow:
+        @hookimpl
+        def labrecon_batch_finished(self):
+            time.sleep(3)
+
+    folder, out = scans(good=0, a="read raise"), tmp_path / "out"
+    host, results = Host(), []
+    host.add("slow", Slow())
+    thread = in_background(lambda: results.append(run(folder, out, host=host)))
+    wait_for(lambda: states(out) == {"a": "failed"})
+    wait_for(lambda: '"finished"' in (out / "scans.js").read_text())
+    write_scan(folder / "a.toy")
+    assert retry(out, failed=True).queued
+    thread.join()
+    assert results[0].counts["done"] == 1
+
+
+def test_a_watch_survives_files_that_vanish_and_reports_empty_ones(scans, tmp_path):
+    folder, out = scans(good=2), tmp_path / "out"
+    (folder / "empty.toy").touch()
+
+    class Remover:
+        def scan(self, row):
+            if row["name"] == "good_0":
+                (folder / "good_0.toy").unlink()
+
+        def look(self, counts, running): ...
+
+        def say(self, text): ...
+
+    means = Means(threads=1, policy=Policy(watch=True, settle=0.2, poll=0.1, idle=1.0))
+    paths = [folder / f"{name}.toy" for name in ("good_0", "good_1", "empty")]
+    result = reconstruct_batch(NAME, paths, out, means=means, spectators=[Remover()])
+    assert (result.counts["done"], result.counts["failed"]) == (2, 1)
+    assert "is empty" in told(out)["empty"]["reason"]
+    # A watch is a command of its own: this comes back.
+    assert retry(out, failed=True).failed == ["empty"]
+
+
+def test_results_are_no_scans_and_odd_names_no_end(scans, tmp_path):
+    folder, out = scans(good=1), tmp_path / "scans" / "night"
+    (folder / "a #1 100%.toy").write_bytes((folder / "good_0.toy").read_bytes())
+    (folder / os.fsdecode(b"\xff.toy")).write_bytes(b"x")
+    first = reconstruct_batch(NAME, [folder / "**" / "*"], out, means=ONE)
+    assert first.counts["done"] == 2
+    assert "no UTF-8" in "".join(status(out)["messages"])
+    other = reconstruct_batch(NAME, [folder / "**" / "*"], tmp_path / "other", means=ONE)
+    assert sum(other.counts.values()) == 2

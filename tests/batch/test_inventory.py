@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 from toy_instrument import ToyReader
 
-from labrecon.batch.inventory import common_root, find, fingerprint, is_pattern, names_for
+from labrecon.batch.inventory import (
+    common_root,
+    find,
+    fingerprint,
+    is_pattern,
+    names_for,
+    require_files,
+)
 from labrecon.batch.watch import StableFiles
 from labrecon.errors import ScanError
 
@@ -49,7 +56,7 @@ def test_a_file_that_nobody_reads_is_a_scan_and_a_folder_only_where_a_reader_say
 
 def test_a_path_that_does_not_exist_is_told(tree):
     with pytest.raises(ScanError, match=r"s77\.toy does not exist"):
-        find([f"{tree}/s77.toy"], READERS)
+        require_files([f"{tree}/*.toy", f"{tree}/s77.toy"])
 
 
 def test_a_file_with_brackets_in_its_name_is_no_pattern(tmp_path):
@@ -72,6 +79,10 @@ def test_names_are_paths_without_suffix_unless_they_are_taken():
     told = [name for _, name in names_for(paths, root, ())]
     assert told == ["s1", "n/s1", "s1.tif", "s2", "v1.2"]
     assert [name for _, name in names_for([Path("/d/s1.npz")], root, told)] == ["s1.npz"]
+
+
+def test_a_scan_that_lies_elsewhere_has_its_whole_path_for_a_name():
+    assert names_for([Path("/other/s1.h5")], Path("/d"), ()) == [(Path("/other/s1.h5"), "other/s1")]
 
 
 def test_no_name_is_the_folder_of_another():
@@ -100,7 +111,6 @@ def test_a_file_is_finished_when_it_rests(tmp_path):
     path.write_bytes(b"")
     assert files.finished([path]) == []
     time[0] = 100.0
-    assert files.finished([path]) == []  # empty
     path.write_bytes(b"1")
     assert files.finished([path]) == []
     time[0] = 104.0
@@ -112,3 +122,8 @@ def test_a_file_is_finished_when_it_rests(tmp_path):
     time[0] = 109.1
     assert files.finished([path]) == [path]
     assert files.waiting() == 0
+    path.write_bytes(b"123")
+    assert files.finished([path]) == []
+    path.unlink()
+    assert files.finished([]) == []
+    assert files.waiting() == 0  # one that vanished is not waited for

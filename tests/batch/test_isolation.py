@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import signal
+import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -12,10 +16,13 @@ import pytest
 from batch_cases import states, wait_for
 from fragile_toy import NAME, write_scan
 
-from labrecon.batch.night import Policy
+from labrecon.batch.bench import SetupError
+from labrecon.batch.policy import Policy
 from labrecon.batch.run import Means, reconstruct_batch
 from labrecon.batch.tasks import Limits
 from labrecon.batch.view import status
+from labrecon.batch.worker import failure
+from labrecon.errors import OutputError, ScanError
 
 pytestmark = pytest.mark.slow
 
@@ -66,10 +73,11 @@ def test_attempts_are_as_many_as_asked_for(scans, tmp_path):
 
 
 def test_two_workers_share_the_scans(scans, tmp_path):
-    batch(scans(good=6), tmp_path / "out", workers=2)
-    logs = sorted(p.name for p in (tmp_path / "out" / "logs").iterdir())
-    assert logs == ["worker-1.log", "worker-2.log"]
-    assert set(states(tmp_path / "out").values()) == {"done"}
+    slow = {f"s{i}": "prepare slow 1" for i in range(6)}
+    rows = batch(scans(good=0, **slow), tmp_path / "out", workers=2)
+    shares = Counter(row["worker"] for row in rows.values())
+    assert len(shares) == 2
+    assert min(shares.values()) >= 2
 
 
 def test_kill_9_loses_the_scans_in_flight_at_most(scans, command, tmp_path):
@@ -117,3 +125,78 @@ def test_workers_end_with_the_main_process_even_in_the_middle_of_work(scans, com
     process.wait()
     time.sleep(0.5)
     wait_for(lambda: not workers_of(tmp_path / "out"), 20)
+
+
+def test_a_worker_that_dies_as_it_starts_is_started_again(scans, tmp_path):
+    """The system may kill the one that takes the place of one that it has killed."""
+    folder, out = scans(good=2, once="prepare kill-once"), tmp_path / "out"
+    done = threading.Event()
+
+    def kill():
+        wait_for((folder / "once.killed").exists)
+        begun = time.time()
+        wait_for(lambda: [p for p in fresh(begun) if not os.kill(p.pid, signal.SIGKILL)])
+        done.set()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    rows = batch(folder, out)
+    thread.join()
+    assert done.is_set()
+    assert {row["state"] for row in rows.values()} == {"done"}
+
+
+def fresh(since: float) -> list[psutil.Process]:
+    """Workers of this process that were started after a time."""
+    return [
+        process
+        for process in psutil.Process().children()
+        if process.create_time() > since - 1 and "labrecon.batch.worker" in process.cmdline()
+    ]
+
+
+def test_workers_that_can_not_start_are_told(scans, tmp_path, monkeypatch):
+    folder = scans(good=1)
+    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(5)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(SetupError, match=r"before it could begin .*exit code 5"):
+        batch(folder, tmp_path / "out")
+    assert states(tmp_path / "out") == {"good_0": "pending"}
+
+
+def test_what_a_killed_worker_had_begun_to_write_is_removed(scans, tmp_path):
+    folder, out = scans(good=1), tmp_path / "out"
+    partial = out / "scans" / ".bad.0123abcd.part"
+    other = out / "scans" / ".bad.too.0123abcd.part"
+
+    class Litter:
+        def scan(self, row): ...
+
+        def look(self, counts, running):
+            if "bad" in running and not partial.exists():
+                partial.mkdir(parents=True)
+                other.mkdir(exist_ok=True)
+
+        def say(self, text): ...
+
+    write_scan(folder / "bad.toy", fate="prepare kill")
+    means = Means(threads=1)
+    reconstruct_batch(NAME, [folder / "*.toy"], out, means=means, spectators=[Litter()])
+    assert not partial.exists()
+    assert other.exists()
+
+
+def test_a_scan_without_memory_is_tried_again_alone(scans, tmp_path):
+    rows = batch(scans(good=1, a="prepare no-memory"), tmp_path / "out")
+    assert (rows["a"]["state"], rows["a"]["attempts"]) == ("failed", 2)
+    assert rows["good_0"]["attempts"] == 1
+
+
+def test_why_memory_and_disk_ran_out_is_seen_through_the_chain():
+    assert not failure(OutputError("x"))["disk_full"]
+    full = OutputError("out can not be written: the disk is full")
+    full.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert failure(full)["disk_full"]
+    nested = ScanError("preparation step 'a': out")
+    nested.__cause__ = MemoryError()
+    assert failure(nested)["out_of_memory"]

@@ -38,7 +38,7 @@ def test_what_is_written_is_read_by_another_process(manifest, tmp_path):
         row = reader.row(2)
         assert row["told"]["numbers"]["χ²"] == 1.5
         assert row["inputs"] == [{"path": "a"}]
-        with pytest.raises(sqlite3.OperationalError):
+        with pytest.raises(OutputError, match="readonly"):
             reader.change(2, state="failed")
 
 
