@@ -11,7 +11,7 @@ import pytest
 import torch
 from toy_instrument import Toy, ToyGeometry, ToyReader
 
-from labrecon import Gaussian, hookimpl, partial_volume, slab_run
+from labrecon import Gaussian, hookimpl
 from labrecon.errors import (
     Interrupted,
     OutputError,
@@ -22,10 +22,11 @@ from labrecon.errors import (
 from labrecon.instrument import ReaderError
 from labrecon.io.provenance import hash_volume
 from labrecon.io.volumes import read_volume
-from labrecon.partial_volume import Slices
 from labrecon.plugins import Host
 from labrecon.recon import reconstruct
-from labrecon.slabs import reconstruct_in_slabs
+from labrecon.slabs import reconstruct_in_slabs, run
+from labrecon.slabs import volume as partial_volume
+from labrecon.slabs.volume import Slices
 
 pytest.importorskip("zarr")
 SLICES = 11
@@ -294,9 +295,9 @@ import os, signal, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[3:]
 from test_slabs import RECIPE, Plugin, Stack, StackReader
-from labrecon import partial_volume
 from labrecon.plugins import Host
 from labrecon.slabs import reconstruct_in_slabs
+from labrecon.slabs import volume as partial_volume
 Stack.offsets, StackReader.reads = [], []
 host = Host(discover=False)
 host.add("stack", Plugin())
@@ -385,10 +386,10 @@ def test_auto_takes_as_few_as_memory_allows(host: Host, scan: Path, tmp_path, mo
     given = {"recipe": RECIPE, "host": host}
     made = reconstruct_in_slabs("stack", scan, tmp_path / "one", **given)
     assert made.summary["reconstructions"][0]["slabs"] == 1
-    each = slab_run.COPIES * 2 * 24 * 24 * 4
-    monkeypatch.setattr(slab_run, "free", lambda _: int(4.5 * each / slab_run.SHARE))
+    each = run.COPIES * 2 * 24 * 24 * 4
+    monkeypatch.setattr(run, "free", lambda _: int(4.5 * each / run.SHARE))
     made = reconstruct_in_slabs("stack", scan, tmp_path / "three", **given)
     assert made.summary["reconstructions"][0]["slabs"] == 3
-    tight = {**RECIPE, "solver": {**RECIPE["solver"], "memory": 2.5 * each / slab_run.GIB}}
+    tight = {**RECIPE, "solver": {**RECIPE["solver"], "memory": 2.5 * each / run.GIB}}
     made = reconstruct_in_slabs("stack", scan, tmp_path / "six", recipe=tight, host=host)
     assert made.summary["reconstructions"][0]["slabs"] == 6

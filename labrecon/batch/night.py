@@ -269,12 +269,12 @@ class Night:
 
     def _note(self, event: Event) -> None:
         scan, told = event.scan, event.told
+        if scan not in self._running:
+            return
         if event.kind == "stage":
             self.manifest.change(scan, stage=told["stage"])
             return
-        name = self._running.pop(scan, None)
-        if name is None:
-            return
+        name = self._running.pop(scan)
         row = self.manifest.row(scan)
         if event.kind != "done":
             sweep(self.out, name)

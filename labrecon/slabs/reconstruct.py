@@ -15,10 +15,10 @@ from labrecon.instrument import Instrument
 from labrecon.interruption import check_not_interrupted
 from labrecon.io.atomic import check_output
 from labrecon.job import Job, assemble_job
-from labrecon.partial_volume import PartialVolume, check_not_begun
 from labrecon.plan import get
 from labrecon.plugins import Host
-from labrecon.slab_run import SlabRun
+from labrecon.slabs.run import SlabRun
+from labrecon.slabs.volume import PartialVolume, check_not_begun
 from labrecon.stages import Watcher
 
 __all__ = ["SlabsResult", "reconstruct_in_slabs"]

@@ -19,9 +19,9 @@ from labrecon.io.plain import plain
 from labrecon.io.provenance import hash_inputs
 from labrecon.job import Job
 from labrecon.memory import GIB, free
-from labrecon.partial_volume import PartialVolume, Slices
 from labrecon.plan import Plan
-from labrecon.slab_report import finish
+from labrecon.slabs.report import finish
+from labrecon.slabs.volume import PartialVolume, Slices
 from labrecon.stages import Outcome, Task
 
 __all__ = ["SlabRun"]
