@@ -107,6 +107,8 @@ def _detail(scan: Mapping[str, Any]) -> str:
         numbers = [f"{k} {v:.3g}" for k, v in scan["numbers"].items() if isinstance(v, float)]
         old = {"recipe": ["of another recipe"], "input": ["its file has changed"]}
         return ", ".join([*old.get(scan["stale"], []), f"{scan['seconds']:.3g} s", *numbers[:3]])
+    if not scan["reason"]:
+        return ""
     return f"{scan['kind']}: {scan['reason']}".partition("\n")[0]
 
 

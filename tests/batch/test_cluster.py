@@ -163,7 +163,12 @@ def test_a_worker_that_can_not_do_it_is_named(cluster, scans, tmp_path):
     (tmp_path / "out").mkdir()
     with distributed.Client(cluster, set_as_default=False) as client:
         crew = DaskCrew(client, setup, Limits(), tmp_path / "out")
-        crew.submit(Task(0, str(tmp_path / "a.toy"), str(tmp_path / "out" / "a")))
+        task = Task(0, str(tmp_path / "a.toy"), str(tmp_path / "out" / "a"))
+        crew.submit(task)
+        # One bad node does not stop the others; where all are bad, nothing can be done.
+        [event] = wait_for(lambda: crew.events(0.2))
+        assert event.kind == "returned"
+        crew.submit(task)
         with pytest.raises(SetupError, match=r"Dask worker tcp://.*no_such_module"):
             wait_for(lambda: crew.events(0.2))
         crew.close()
