@@ -107,7 +107,7 @@ def batch(folder: Path, out: Path, values: dict, workers: int) -> float:
 def memory(out: Path) -> list[int]:
     with Manifest(out / FILE, write=False) as manifest:
         rows = sorted(manifest.rows("done"), key=lambda row: row["finished"])
-    return [row["told"]["peak_memory"] for row in rows]
+    return [row["told"]["worker_memory"] for row in rows]
 
 
 def main(count: int) -> None:
