@@ -12,7 +12,8 @@ import h5py
 import matplotlib.figure
 import matplotlib.image
 
-from labrecon.batch.run import Means, reconstruct_batch
+from labrecon.batch.means import Means
+from labrecon.batch.run import reconstruct_batch
 from labrecon.batch.view import status
 from labrecon.plan import find_instrument
 from labrecon.plugins import host

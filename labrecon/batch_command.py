@@ -15,7 +15,7 @@ from labrecon.errors import ScansFailed
 
 if TYPE_CHECKING:
     from labrecon.batch.policy import Spectator
-    from labrecon.batch.run import BatchResult
+    from labrecon.batch.session import BatchResult
 
 __all__ = [
     "Dask",
@@ -135,8 +135,8 @@ def retry(
     By the batch's recipe, with its workers and limits unless others are given.
     """
     from labrecon.batch.cluster import crew_maker
-    from labrecon.batch.run import means_of
-    from labrecon.batch.run import retry as carry_out
+    from labrecon.batch.means import means_of
+    from labrecon.batch.retry import retry as carry_out
 
     means = means_of(output, workers, threads, time_limit, memory_limit)
     with spectating(quiet=as_json) as spectators:

@@ -15,7 +15,8 @@ from labrecon.instrument import Instrument
 from labrecon.io.atomic import new_folder, write_text
 from labrecon.plan import find_instrument
 from labrecon.plugins import Host
-from labrecon.recon import Result, reconstruct_scan
+from labrecon.recon import reconstruct_scan
+from labrecon.results import Result
 from labrecon.stages import Watcher
 
 __all__ = ["Entry", "demonstrate", "free_folder"]

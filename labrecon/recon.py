@@ -2,57 +2,31 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from labrecon import stages
 from labrecon.errors import Interrupted, LabreconError, ModelError, OutputError, ScanError
 from labrecon.halves import acquisition_axis, agreement, half_tasks, shared_start
 from labrecon.instrument import Instrument, Scan
 from labrecon.interruption import Checkpoint
-from labrecon.io.atomic import new_folder, write_text
-from labrecon.io.call import called
-from labrecon.io.plain import dumps, plain
-from labrecon.io.provenance import collect, hash_inputs, hash_options, hash_volume
+from labrecon.io.provenance import hash_inputs
 from labrecon.job import Job, open_job
 from labrecon.operator import Operator
 from labrecon.plan import Plan
 from labrecon.plugins import Host
-from labrecon.report import ReportData, render
-from labrecon.report.thumbnail import thumbnail
+from labrecon.results import Inputs, Result, write
 from labrecon.solver import Solution
 from labrecon.stages import Outcome, Task, Watcher
-from labrecon.summary import find, summarize
 
-__all__ = ["Inputs", "Result", "compute", "load", "reconstruct", "reconstruct_scan", "write"]
+__all__ = ["compute", "load", "reconstruct", "reconstruct_scan"]
 
 #: Seconds of a solve from which it is sooner resumed than repeated.
 WORTH_KEEPING = 5.0
-#: Hashes of the scan's files; None for a scan in memory.
-Inputs = list[dict[str, Any]] | None
-
-
-@dataclass(frozen=True)
-class Result:
-    """What `reconstruct` made.
-
-    Attributes:
-        output: the folder.
-        volume: the reconstruction, on the CPU.
-        summary: what ``--json`` prints: paths, status, iterations, χ², timings.
-        warnings: what went wrong without stopping it.
-    """
-
-    output: Path
-    volume: Tensor
-    summary: dict[str, Any]
-    warnings: list[str] = field(default_factory=list)
 
 
 def reconstruct(
@@ -341,97 +315,3 @@ def _stop_if_interrupted(
         f"the state is in {folder}; the same command with --resume goes on from there",
         folder,
     )
-
-
-def _report(job: Job, data: ReportData) -> str:
-    # A picture that can not be drawn must not cost the volume.
-    try:
-        return render(data, job.host)
-    except Exception as error:
-        job.warnings.append(f"the report could not be made: {type(error).__name__}: {error}")
-        return f"<!doctype html><title>labrecon</title><p>{html.escape(job.warnings[-1])}</p>"
-
-
-def _draw_thumbnail(job: Job, data: ReportData, path: Path) -> None:
-    upward = job.instrument.upward
-    try:
-        picture = thumbnail(data.main.solution.x, data.axes, data.voxel_size, upward)
-    except Exception as error:
-        job.warnings.append(f"no thumbnail could be drawn: {type(error).__name__}: {error}")
-        return
-    path.write_bytes(picture)
-
-
-def write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
-    """Write volume, provenance and report: the last third of `reconstruct`.
-
-    Raises:
-        OutputError: the folder is taken, or it can not be written.
-    """
-    with job.clock("quality"):
-        facts = summarize(outcomes, job.host, job.warnings)
-    scan = outcomes[0].task.scan
-    model = outcomes[0].task.plan.model
-    volume = outcomes[0].solution.x.detach().cpu()
-    with job.clock("hash"):
-        options = hash_options(job.recipe.plain())
-        digest = hash_volume(volume)
-    provenance = collect(
-        host=job.host,
-        inputs=inputs or [],
-        option_files=options,
-        volume_sha256=digest,
-        call=called(
-            job.asked,
-            job.instrument,
-            None if inputs is None else job.source,
-            other_geometry=job.other_geometry,
-        ),
-        device=job.device,
-        timings=job.clock.seconds,
-        instrument=job.instrument.name,
-        scan=job.source,
-        reader=scan.provenance,
-        recipe=job.recipe.plain(),
-        seed=job.recipe.seed,
-        geometry=scan.geometry,
-        steps=scan.steps,
-        **({} if model is None else {"model": model.told()}),
-        **facts,
-    )
-    data = ReportData(job.instrument, job.source, outcomes, provenance, job.warnings)
-    with job.clock("quality"):
-        facts["findings"] = provenance["findings"] = find(data, job.host, job.warnings)
-    info = {
-        "title": f"{job.instrument.name}: {Path(job.source).name}",
-        "axes": data.axes,
-        "voxel_size": data.voxel_size,
-        "unit": data.unit,
-        "provenance": provenance,
-        "geometry": scan.geometry,
-    }
-    with new_folder(job.out, force=job.force) as folder:
-        with job.clock("write"):
-            try:
-                file = job.writer(folder / "volume", volume, info)
-            except (TypeError, ValueError) as error:
-                raise OutputError(f"output.format {job.recipe.output.format!r}: {error}") from error
-        with job.clock("report"):
-            write_text(folder / "report.html", _report(job, data))
-            if job.thumbnail:
-                _draw_thumbnail(job, data, folder / "thumbnail.png")
-        provenance["volume"] = file.name
-        provenance["timings_seconds"] = job.clock.rounded()
-        provenance["warnings"] = plain(job.warnings)
-        write_text(folder / "provenance.json", dumps(provenance))
-    told = {
-        **facts,
-        "instrument": job.instrument.name,
-        "scan": job.source,
-        "output": str(job.out),
-        "volume": str(job.out / file.name),
-        "report": str(job.out / "report.html"),
-        "timings_seconds": job.clock.rounded(),
-        "warnings": job.warnings,
-    }
-    return Result(job.out, volume, plain(told), job.warnings)

@@ -21,7 +21,7 @@ from labrecon.batch_command import (
 from labrecon.commands import Debug, Device, Json, print_json
 
 if TYPE_CHECKING:
-    from labrecon.recon import Result
+    from labrecon.results import Result
     from labrecon.slabs import SlabsResult
 
 __all__ = ["recon"]
@@ -100,8 +100,9 @@ def recon(
                 "replaces nothing; `labrecon retry` makes scans anew"
             )
         from labrecon.batch.cluster import crew_maker
+        from labrecon.batch.means import Means
         from labrecon.batch.policy import Policy
-        from labrecon.batch.run import Means, reconstruct_batch
+        from labrecon.batch.run import reconstruct_batch
         from labrecon.batch.tasks import Limits
 
         limits = Limits(time_limit, memory_limit)

@@ -136,7 +136,7 @@ def test_report_that_can_not_be_drawn_costs_no_volume(monkeypatch, toy_host, toy
     def broken(*args):
         raise ZeroDivisionError("an empty picture")
 
-    monkeypatch.setattr("labrecon.recon.render", broken)
+    monkeypatch.setattr("labrecon.results.render", broken)
     result = reconstruct("toy", toy_scan, out, host=toy_host)
     assert (out / "volume.h5").exists()
     assert "an empty picture" in result.warnings[-1]
@@ -155,7 +155,7 @@ def test_a_long_solve_outlives_what_fails_after_it(monkeypatch, toy_host, toy_sc
 
     monkeypatch.setattr("labrecon.recon.WORTH_KEEPING", 0.0)
     with monkeypatch.context() as patch:
-        patch.setattr("labrecon.recon.dumps", fails)
+        patch.setattr("labrecon.results.dumps", fails)
         with pytest.raises((LabreconError, MemoryError)) as caught:
             reconstruct("toy", toy_scan, out, host=toy_host)
     told = str(caught.value) + "".join(getattr(caught.value, "__notes__", []))
@@ -181,7 +181,7 @@ def test_options_of_the_writer_are_tried_before_the_solve(toy_host, toy_scan, ou
         reconstruct("toy", toy_scan, out, recipe=recipe, host=toy_host)
 
 
-@pytest.mark.parametrize("name", ["labrecon.io.hdf5.dumps", "labrecon.recon.write_text"])
+@pytest.mark.parametrize("name", ["labrecon.io.hdf5.dumps", "labrecon.results.write_text"])
 def test_full_disk_leaves_nothing(monkeypatch, toy_host, toy_scan, out, name):
     def full(*args, **options):
         raise OSError(errno.ENOSPC, "No space left on device")

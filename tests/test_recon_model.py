@@ -59,7 +59,7 @@ def drawn():
 @pytest.fixture(autouse=True)
 def undrawn(request, monkeypatch):
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr("labrecon.recon.render", lambda data, host: "<p>no report")
+        monkeypatch.setattr("labrecon.results.render", lambda data, host: "<p>no report")
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ INFO = {"axes": ("z", "y", "x"), "voxel_size": None, "unit": "", "provenance": {
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
-    monkeypatch.setattr("labrecon.recon.render", lambda data, host: "<p>no report")
+    monkeypatch.setattr("labrecon.results.render", lambda data, host: "<p>no report")
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labrecon.batch.dask_crew import DaskCrew
-from labrecon.batch.run import CrewMaker, Means, local_crew, processors
+from labrecon.batch.means import Means, processors
+from labrecon.batch.session import CrewMaker, local_crew
 from labrecon.batch.slurm import read_jobs, start_jobs
 from labrecon.batch.tasks import Crew, Setup
 from labrecon.errors import RecipeError

@@ -95,12 +95,12 @@ class _Line:
         import torch
 
         # All of it now: the first scan is not charged for what is loaded once.
-        from labrecon import plugins, recon
+        from labrecon import plugins, recon, results
         from labrecon.job import assemble_job
 
         if setup["threads"] is not None:
             torch.set_num_threads(setup["threads"])
-        self.say, self.recon = say, recon
+        self.say, self.recon, self.results = say, recon, results
         self.job = assemble_job(
             setup["instrument"],
             recipe=setup["recipe"],
@@ -161,7 +161,7 @@ class _Line:
         item.outcomes = self.recon.compute(item.job, scan, item.inputs)
 
     def _store(self, item: _Item) -> None:
-        result = self.recon.write(item.job, item.outcomes, item.inputs)
+        result = self.results.write(item.job, item.outcomes, item.inputs)
         told = {
             **summary_of(result, item.inputs),
             "seen": item.seen,

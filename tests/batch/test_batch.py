@@ -15,9 +15,11 @@ from batch_cases import states, wait_for
 from fragile_toy import NAME, write_scan
 
 from labrecon.batch.manifest import FILE
+from labrecon.batch.means import Means
 from labrecon.batch.opening import output_of
 from labrecon.batch.policy import Policy
-from labrecon.batch.run import Means, reconstruct_batch, retry
+from labrecon.batch.retry import retry
+from labrecon.batch.run import reconstruct_batch
 from labrecon.batch.view import status
 from labrecon.errors import OutputError, RecipeError, ScanError
 from labrecon.hookspecs import hookimpl

@@ -20,7 +20,9 @@ from labrecon.batch.bench import SetupError
 from labrecon.batch.cluster import crew_maker
 from labrecon.batch.dask_crew import DaskCrew
 from labrecon.batch.desk import probe
-from labrecon.batch.run import BatchResult, Means, local_crew, reconstruct_batch
+from labrecon.batch.means import Means
+from labrecon.batch.run import reconstruct_batch
+from labrecon.batch.session import BatchResult, local_crew
 from labrecon.batch.slurm import read_jobs
 from labrecon.batch.tasks import Limits, Setup, Task
 from labrecon.batch.view import status

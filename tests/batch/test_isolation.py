@@ -17,8 +17,9 @@ from batch_cases import states, wait_for
 from fragile_toy import NAME, write_scan
 
 from labrecon.batch.bench import SetupError
+from labrecon.batch.means import Means
 from labrecon.batch.policy import Policy
-from labrecon.batch.run import Means, reconstruct_batch
+from labrecon.batch.run import reconstruct_batch
 from labrecon.batch.tasks import Limits
 from labrecon.batch.view import status
 from labrecon.batch.worker import failure

@@ -18,7 +18,8 @@ import torch
 
 from labrecon import stages
 from labrecon.batch.manifest import FILE, Manifest
-from labrecon.batch.run import Means, reconstruct_batch
+from labrecon.batch.means import Means
+from labrecon.batch.run import reconstruct_batch
 from labrecon.job import assemble_job
 from labrecon.plan import find_instrument
 from labrecon.plugins import host
