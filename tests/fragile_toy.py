@@ -40,6 +40,8 @@ def misbehave(fate: str, path: Path) -> None:
         _HOARD.clear()
     elif word == "slow":
         time.sleep(float(number))
+    elif word == "cuda":
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
     elif word == "no-memory":
         raise MemoryError
     elif word == "raise":

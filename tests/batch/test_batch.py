@@ -181,6 +181,20 @@ def test_a_lost_manifest_is_made_again_from_the_outputs(scans, tmp_path):
     assert again["title"] == row["title"]
 
 
+def test_an_output_of_another_recipe_or_file_is_not_taken_for_this_one(scans, tmp_path):
+    folder, out = scans(good=1), tmp_path / "out"
+    run(folder, out)
+    before = stamps(out)
+    (out / FILE).unlink()
+    run(folder, out, overrides=["solver.iterations=6"])
+    assert told(out)["good_0"]["kind"] == "output"
+    (out / FILE).unlink()
+    write_scan(folder / "good_0.toy", seed=9)
+    run(folder, out)
+    assert told(out)["good_0"]["kind"] == "output"
+    assert stamps(out) == before
+
+
 class Watchful:
     """A plugin that keeps a log, vetoes, and sometimes fails."""
 
@@ -253,6 +267,10 @@ def test_a_watch_takes_files_that_rest_and_ends_when_idle(scans, tmp_path):
     policy = Policy(watch=True, settle=0.3, poll=0.1, idle=1.0)
     result = run(folder, out, means=Means(threads=1, policy=policy), spectators=[Grower()])
     assert result.counts["done"] == 2
+    # A retry does not go on watching: that would never come back.
+    write_scan(folder / "later.toy")
+    retry(out, names=["good_0"])
+    assert set(told(out)) == {"good_0", "growing"}
 
 
 def test_ctrl_c_finishes_what_is_in_flight_and_twice_gives_it_up(scans, command, tmp_path):
@@ -398,7 +416,6 @@ def test_a_watch_survives_files_that_vanish_and_reports_empty_ones(scans, tmp_pa
     result = reconstruct_batch(NAME, paths, out, means=means, spectators=[Remover()])
     assert (result.counts["done"], result.counts["failed"]) == (2, 1)
     assert "is empty" in told(out)["empty"]["reason"]
-    # A watch is a command of its own: this comes back.
     assert retry(out, failed=True).failed == ["empty"]
 
 

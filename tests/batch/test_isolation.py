@@ -41,6 +41,7 @@ def batch(folder: Path, out: Path, **means) -> dict[str, dict]:
         ("prepare segfault", "crash", r"crashed \(SIGSEGV\).*'prepare' \(2 attempts\)"),
         ("read exit", "crash", r"ended with exit code 3.*\(2 attempts\)"),
         ("prepare kill", "crash", r"was killed \(SIGKILL\).*\(2 attempts\)"),
+        ("prepare cuda", "crash", r"crashed \(SIGABRT\).*\(2 attempts\)"),
         ("read hang", "time limit", r"more than 12 s.*in the stage 'read'.*\(2 attempts\)"),
         ("prepare hang", "time limit", r"more than 12 s.*'prepare'.*\(2 attempts\)"),
         ("prepare memory 40", "memory limit", r"took .* GiB, more than .* 1\.5 GiB"),
