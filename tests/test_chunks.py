@@ -306,7 +306,7 @@ class Blur(Operator):
 
 torch.set_num_threads(1)
 solver = FISTA(prior=TV(0.01, iterations=1))
-problem = Problem(Blur(), torch.rand(160, 128, 128))
+problem = Problem(Blur(), torch.rand(640, 128, 128))
 size = int(sys.argv[1]) or None
 # Not getrusage, which begins with the peak of the parent.
 status = Path("/proc/self/status").read_text
@@ -330,9 +330,9 @@ def test_less_memory() -> None:
         return json.loads(told.stdout)
 
     whole, parts = measured(0), measured(4)
-    assert whole > 4
-    # The result itself is one.
-    assert parts < 2.2
+    assert whole > 8
+    # The result itself is one; another is a copy of it that some machines keep.
+    assert parts < 3
 
 
 def test_free_memory_knows_limits_of_jobs(tmp_path, monkeypatch) -> None:

@@ -177,7 +177,7 @@ def test_simulate_explains_itself(lab, tmp_path):
     for arguments, code, message in (
         (["lab_camera", "mine.h5"], 5, "mine.h5 exists"),
         (["lab_camera", "scan.tif"], 2, "'lab_camera' writes hdf5 (.h5)"),
-        (["ct", "scan.h5"], 2, "no reader of 'ct' has write"),
+        (["holography", "scan.h5"], 2, "no reader of 'holography' has write"),
         (["lab_camera", "a.h5", "--geometry", "wrong.json"], 2, "hieght"),
         (["lab_camera", "a.h5", "--geometry", "none.json"], 2, "none.json can not be read"),
     ):
