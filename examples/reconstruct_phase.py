@@ -17,8 +17,8 @@ from labrecon.instrument import Scan
 from labrecon.plugins import host
 from labrecon.problem import Problem
 from labrecon.recon import reconstruct_scan
-from labrecon.solver import solve
-from labrecon.solvers import GaussNewton
+from labrecon.solver import Solver, solve
+from labrecon.solvers import Alternating, GaussNewton
 from labrecon_phase.geometry import PhaseGeometry
 from labrecon_phase.led_arrays import half_circles, planar
 from labrecon_phase.phantoms import random_cells
@@ -70,7 +70,9 @@ def calibrated(scan: Scan, nominal: PhaseGeometry) -> dict[str, tuple[Tensor, fl
     for title, nuisances in {"believed": (), "estimated": ("led_shift",)}.items():
         operator = PHASE.operator(nominal)
         problem = Problem(operator, scan.data, scan.noise)
-        solver = GaussNewton(inner=10, nuisances=nuisances, after=1)
+        solver: Solver = GaussNewton(inner=10)
+        if nuisances:
+            solver = Alternating(solver, nuisances=nuisances, after=1)
         start = operator.initial(scan.data)
         solution = solve(solver, problem, x0=start, iterations=16, check_every=16)
         last = solution.history[-1]

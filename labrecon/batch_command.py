@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,8 @@ TimeLimit = Annotated[
 ]
 MemoryLimit = Annotated[float | None, typer.Option(metavar="GIB", help="Batch: of a worker.")]
 
+#: Seconds between two lines of how far a batch is, where there is no terminal.
+PAUSE = 60.0
 #: States and the colours of their names.
 _COLOURS = {
     "done": typer.colors.GREEN,
@@ -154,7 +157,10 @@ def retry(
 
 def finish(result: BatchResult, *, as_json: bool) -> None:
     """Print what became of a batch, and end with its exit code."""
+    from labrecon.batch.view import status as look
+
     failed = [] if result.queued else result.failed
+    alarms = [alarm for group in look(result.output)["drift"] for alarm in group["alarms"]]
     if as_json:
         print_json(
             {
@@ -163,12 +169,15 @@ def finish(result: BatchResult, *, as_json: bool) -> None:
                 "interrupted": result.interrupted,
                 "failed": list(failed),
                 "queued": result.queued,
+                "drift": alarms,
                 "report": str(result.output / "index.html"),
             }
         )
     else:
         counts = ", ".join(_coloured(state, n) for state, n in result.counts.items() if n)
         typer.echo(f"{counts or 'no scans'}\nreport  {result.output / 'index.html'}")
+        for alarm in alarms:
+            typer.secho(alarm["text"], fg=typer.colors.YELLOW)
         if result.queued:
             typer.echo("the process that works on the batch takes them")
         elif result.interrupted:
@@ -199,14 +208,27 @@ def spectating(*, quiet: bool) -> Iterator[Sequence[Spectator]]:
 
 
 class _Lines:
-    """A line on standard error for each scan."""
+    """A line on standard error for each scan, and now and then one of how far it all is."""
+
+    def __init__(self) -> None:
+        self._begin = self._told = time.monotonic()
+        self._found: int | None = None
 
     def scan(self, row: Mapping[str, Any]) -> None:
         """A scan is done, failed or skipped."""
         typer.echo(_line(row), err=True)
 
     def look(self, counts: Mapping[str, int], running: Sequence[str]) -> None:
-        """Nothing to be seen."""
+        """How many are done, and when the rest will be, at the pace so far."""
+        over = counts["done"] + counts["failed"] + counts["skipped"]
+        self._found = over if self._found is None else self._found
+        now, total, made = time.monotonic(), sum(counts.values()), over - self._found
+        if now - self._told < PAUSE or not made or over == total:
+            return
+        self._told = now
+        left = datetime.timedelta(seconds=round((now - self._begin) / made * (total - over)))
+        failed = f", {counts['failed']} failed" if counts["failed"] else ""
+        typer.echo(f"{over} of {total}{failed}; about {left} left", err=True)
 
     def say(self, text: str) -> None:
         """A message."""

@@ -12,6 +12,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from labrecon.chunks import Joined, part
 from labrecon.errors import RecipeError, ReconstructionError
 from labrecon.fourier_shell import Threshold, shell_correlation
 from labrecon.instrument import Instrument
@@ -88,7 +89,9 @@ def half_tasks(main: Outcome, axis: str) -> tuple[Task, Task]:
         plan = dataclasses.replace(task.plan, title=f"{task.plan.title}, {name} half")
         halves.append(dataclasses.replace(task, plan=plan, problem=half, solver=solver))
     first, second = halves
-    _require_weights_obeyed(first, problem.data)
+    state = main.solution.state
+    size = state.size if isinstance(state, Joined) else task.size
+    _require_weights_obeyed(*_brightest(first, problem.data, size))
     return first, second
 
 
@@ -167,6 +170,15 @@ def _require_weights_obeyed(half: Task, whole: Tensor) -> None:
             f"{half.plan.title} looks at samples without weight, so that its halves are not "
             "independent: take an iterative solver, such as cg or fista, for the resolution"
         )
+
+
+def _brightest(half: Task, whole: Tensor, size: int | None) -> tuple[Task, Tensor]:
+    """So many elements of a stack, as more may not fit, where a look at the data tells most."""
+    if size is None:
+        return half, whole
+    chunks = [slice(start, start + size) for start in range(0, len(whole), size)]
+    chosen = max(chunks, key=lambda each: float(whole[each].abs().sum()))
+    return dataclasses.replace(half, problem=part(half.problem, chosen)), whole[chosen]
 
 
 def _first_steps(task: Task, data: Tensor, x0: Tensor | None) -> Tensor:

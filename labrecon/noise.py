@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from labrecon.adjustable import Adjustable
+from labrecon.options import number
 
 __all__ = [
     "Amplitude",
     "Gaussian",
+    "LogPoisson",
     "Noise",
     "NoiseError",
     "Poisson",
@@ -255,6 +257,51 @@ class Poisson(PoissonGaussian):
 
     def __init__(self, background: Tensor | float = 0.0) -> None:
         super().__init__(0.0, background)
+
+
+class LogPoisson(Noise):
+    """Photon counts whose logarithm is modelled: ``y ~ Poisson(m)`` with ``m = exp(p + b)``.
+
+    ``density = m − (p + b) y − (y − y log y)``, convex, and no ``p`` is illegal; what the codes of
+    a dictionary add up to is ``p``. Its curvature ``m`` is unbounded: use backtracking.
+
+    Args:
+        baseline: ``b``, the logarithm of the mean counts at ``p = 0``.
+        clip: ``α`` of a bounded score ``−elu_α(y − m)``, which never rises above ``α`` and so tames
+            an iterate far off; where ``m`` is a little too large it is ``α`` times as steep as the
+            exact one (Tolooshams et al. 2020). It is the derivative of no density known here, so
+            not for backtracking. None for the exact score.
+
+    Example:
+        >>> LogPoisson().score(torch.tensor([0.0, 0.0]), torch.tensor([1.0, 3.0]))
+        tensor([ 0., -2.])
+    """
+
+    def __init__(self, baseline: float = 0.0, *, clip: float | None = None) -> None:
+        super().__init__()
+        self.baseline = number("the baseline of log-Poisson noise", baseline, error=NoiseError)
+        if clip is not None and not clip > 0:
+            raise NoiseError(f"the bound of a score is above 0, got {clip!r}")
+        self.clip = clip
+
+    def sample(self, clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Counts of mean ``m``; gradients as those of `Poisson`."""
+        return Poisson().sample((clean + self.baseline).exp(), generator)
+
+    def density(self, predicted: Tensor, measured: Tensor) -> Tensor:
+        """``m − (p + b) y − (y − y log y)``."""
+        log = predicted + self.baseline
+        least = measured - torch.xlogy(measured, measured)
+        return log.exp() - log * measured - least
+
+    def score(self, predicted: Tensor, measured: Tensor) -> Tensor:
+        """``m − y``, or its bounded form."""
+        excess = (predicted + self.baseline).exp() - measured
+        return excess if self.clip is None else -nn.functional.elu(-excess, self.clip)
+
+    def check(self, measured: Tensor) -> None:
+        """Counts are not negative."""
+        Poisson().check(measured)
 
 
 class Scaled(Noise):

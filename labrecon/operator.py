@@ -244,6 +244,10 @@ class Operator(Adjustable):
 
         It ends when the residual of the largest Ritz value bounds the relative error of ``‖A‖²`` by
         ``tolerance``; the error itself is mostly its square.
+
+        Raises:
+            LinearityError: the operator is nonlinear.
+            SpaceError: `at` has given it values that differ along the batch.
         """
         if not self.linear:
             raise LinearityError(f"{self.name} is nonlinear: take linearize(x).norm()")
@@ -256,9 +260,19 @@ class Operator(Adjustable):
             return self._norm[1]
         device = tensors[0].device if tensors else None
         generator = torch.Generator().manual_seed(0)
+
+        def apply(v: Tensor) -> Tensor:
+            w = self.normal(v)
+            if w.shape != v.shape:
+                raise SpaceError(
+                    f"{self.name} has no one norm: with these values it differs along a batch of "
+                    f"{tuple(w.shape[: w.ndim - v.ndim])}"
+                )
+            return w
+
         with torch.no_grad():
             x = self.domain.random(generator=generator, device=device)
-            value = largest_eigenvalue(self.normal, x, iterations, tolerance)
+            value = largest_eigenvalue(apply, x, iterations, tolerance)
         # An unmatched adjoint shifts the eigenvalues by as much.
         value *= 1 + self.adjoint_mismatch
         self._norm = key, value**0.5

@@ -6,8 +6,8 @@ import inspect
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from labrecon.plugins import ConflictError, Host, UnknownNameError, resolve
 from labrecon.prior import Prior
 from labrecon.problem import Problem
 from labrecon.recipe import (
+    CalibrateTable,
     Compare,
     OpenTable,
     PriorTable,
@@ -30,6 +31,7 @@ from labrecon.recipe import (
     nearest,
 )
 from labrecon.solver import Solver
+from labrecon.solvers.alternating import Alternating
 from labrecon.solvers.trained import Trained, with_unit_noise
 from labrecon.tomlfile import Key
 
@@ -60,6 +62,7 @@ class Plan:
         prior: weight of the prior.
         build: makes the solver, given the prior's weight and, where it is trained, the problem.
         model: the trained network that takes the place of solver and prior.
+        calibrate: nuisances that are estimated.
     """
 
     title: str
@@ -69,6 +72,7 @@ class Plan:
     prior: PriorTable
     build: Callable[[float | None, Problem | None], Solver]
     model: SavedModel | None = None
+    calibrate: CalibrateTable = field(default_factory=CalibrateTable)
 
 
 def find_instrument(name: str, host: Host) -> Instrument:
@@ -143,7 +147,8 @@ def _with_model(plan: Plan, model: SavedModel, host: Host) -> Plan:
         assert problem is not None
         term = model.card.data_term
         posed = with_unit_noise(problem) if term == "unit" else problem
-        return Trained(model.build(posed, host), data_term=term)
+        trained = Trained(model.build(posed, host), data_term=term)
+        return _calibrating(trained, plan.calibrate)
 
     return Plan(
         f"{model.card.network} (trained)",
@@ -153,6 +158,20 @@ def _with_model(plan: Plan, model: SavedModel, host: Host) -> Plan:
         PriorTable(),
         build,
         model,
+        plan.calibrate,
+    )
+
+
+def _calibrating(solver: Solver, table: CalibrateTable) -> Solver:
+    """The solver, alternating with steps in the nuisances where that is the method."""
+    if not table.nuisances or table.method != "alternating":
+        return solver
+    return Alternating(
+        solver,
+        nuisances=table.nuisances,
+        after=table.after,
+        every=table.every,
+        bounds=table.bounds,
     )
 
 
@@ -235,27 +254,48 @@ def _plan(
                 f"another solver, or prior.name = 'zero' instead of {prior.name!r}"
             )
         prior = PriorTable()
+    if "nuisances" in solver.options and "nuisances" not in (option_names(make) or ()):
+        raise RecipeError(
+            f"{recipe.where(*solver_at, 'nuisances')}: [solver] has no option 'nuisances'; they "
+            "are estimated by the table [calibrate], with any solver"
+        )
     check_options(make, solver.options, ("prior",), recipe, solver_at)
     make_prior = get(host, "priors", prior.name, recipe.where(*prior_at, "name"))
     _check_prior(make_prior, prior, recipe, prior_at)
 
     solver_options = _seeded(make, solver.options, recipe)
     prior_options = _seeded(make_prior, prior.options, recipe)
+    weighted = prior.weight is not None or prior.relative_weight is not None
+    _require_options(make, solver, {*solver_options, "prior"}, recipe, solver_at)
+    given = {*prior_options, "weight"} if weighted else prior_options
+    _require_options(make_prior, prior, given, recipe, prior_at)
 
     def build(weight: float | None, problem: Problem | None = None) -> Solver:
         given = {} if weight is None else {"weight": weight}
         known: Prior = make_prior(**prior_options, **given)
         built: Solver = make(**solver_options, **({"prior": known} if takes_prior else {}))
-        return built
+        return _calibrating(built, recipe.calibrate)
 
     # A value that a constructor refuses should be told now, not after the data are prepared.
-    where = f"{recipe.where(*solver_at)} or {recipe.where(*prior_at)}"
+    weight = 1.0 if prior.relative_weight is not None else prior.weight
+    where, title = recipe.where(*prior_at), prior.name
     try:
-        build(1.0 if prior.relative_weight is not None else prior.weight, None)
+        make_prior(**prior_options, **({} if weight is None else {"weight": weight}))
+        where, title = recipe.where(*solver_at), f"{solver.name} with {prior.name}"
+        build(weight, None)
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"{where}: {solver.name} with {prior.name}: {error}") from error
+        told = str(error).removeprefix(f"{getattr(make_prior, '__name__', '')}: ")
+        raise RecipeError(f"{where}: {title}: {told}") from error
     title = other.title if other else _title(solver, prior)
-    return Plan(title, tuple(steps), dict(options), solver, prior, build)
+    return Plan(
+        title,
+        tuple(steps),
+        dict(options),
+        solver,
+        prior,
+        build,
+        calibrate=recipe.calibrate,
+    )
 
 
 def _title(solver: SolverTable, prior: PriorTable) -> str:
@@ -283,6 +323,32 @@ def _seeded(
     """The options, with the recipe's seed where something random asks for one."""
     asks = "seed" in (option_names(factory) or ())
     return {"seed": recipe.seed, **options} if asks else dict(options)
+
+
+def _require_options(
+    factory: Callable[..., Any],
+    table: SolverTable | PriorTable,
+    given: Collection[str],
+    recipe: Recipe,
+    at: Key,
+) -> None:
+    """Raise `RecipeError` where a factory needs an option that the recipe has not."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    missing = [
+        p.name
+        for p in inspect.signature(factory).parameters.values()
+        if p.kind in named and p.default is p.empty and p.name not in given
+    ]
+    if missing:
+        what = "prior" if isinstance(table, PriorTable) else "solver"
+        keys = [f"{name} = …" for name in missing]
+        if what == "prior" and "weight" in missing:
+            keys[missing.index("weight")] = "weight = … or relative_weight = …"
+        place = ".".join(part for part in at if isinstance(part, str))
+        raise RecipeError(
+            f"{recipe.where(*at, 'name')}: the {what} {table.name!r} needs "
+            f"{', '.join(missing)}: add {' and '.join(keys)} to [{place}]"
+        )
 
 
 def _check_prior(make: Callable[..., Any], table: PriorTable, recipe: Recipe, at: Key) -> None:

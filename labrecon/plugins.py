@@ -12,10 +12,11 @@ import difflib
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import itertools
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -224,6 +225,10 @@ class Host:
                 f"{name!r}; say {' or '.join(repr(f'{plugin}:{name}') for plugin in plugins)}"
             )
         return resolve(offered[name][0][1])
+
+    def for_factory(self, make: Callable[..., Any]) -> dict[str, Host]:
+        """``{"host": self}`` for a factory with a parameter of that name, else nothing."""
+        return {"host": self} if "host" in inspect.signature(make).parameters else {}
 
     def offers(self, kind: str, name: str) -> list[Any]:
         """What plugins registered as ``name``, not imported: factories or dotted paths."""

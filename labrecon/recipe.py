@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from labrecon.instrument import Instrument
 
 __all__ = [
+    "CalibrateTable",
     "Compare",
     "OpenTable",
     "OutputTable",
@@ -34,6 +36,7 @@ __all__ = [
     "Recipe",
     "SolverTable",
     "Table",
+    "UncertaintyTable",
     "Written",
     "find_document",
     "load_recipe",
@@ -108,6 +111,41 @@ class PriorTable(OpenTable):
         return self
 
 
+class CalibrateTable(Table):
+    """``[calibrate]``: nuisances of the operator that are estimated jointly with the object."""
+
+    nuisances: list[str] = Field(default=[], description="names, of which none is no calibration")
+    method: Literal["projection", "alternating"] = Field(
+        default="projection",
+        description="before the solve, with the object eliminated by a quadratic prior; or between "
+        "the steps of the solver, whatever its prior",
+    )
+    bounds: dict[str, list[float]] = Field(
+        default={}, description="lowest and highest value of a nuisance, in its unit"
+    )
+    weight: float | None = Field(
+        default=None,
+        ge=0,
+        description="of the quadratic prior of the calibration; by default from the object's size",
+    )
+    inner: int = Field(default=100, ge=1, description="conjugate-gradient iterations of a solve")
+    iterations: int = Field(default=20, ge=1, description="projection: steps at most")
+    scan: int = Field(
+        default=0, ge=0, description="projection: values between the bounds that are tried first"
+    )
+    after: int = Field(default=2, ge=0, description="alternating: steps in the object before")
+    every: int = Field(default=1, ge=1, description="alternating: steps in the object between")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        for name, pair in self.bounds.items():
+            if len(pair) != 2 or not all(map(math.isfinite, pair)) or not pair[0] < pair[1]:
+                raise ValueError(f"bounds of {name} are two finite numbers, low < high; got {pair}")
+        if self.scan and not self.bounds:
+            raise ValueError("a scan needs bounds of the nuisances")
+        return self
+
+
 class QualityTable(Table):
     """``[quality]``: what is measured of the result besides its residual."""
 
@@ -127,6 +165,29 @@ class QualityTable(Table):
         if not isinstance(value, bool | str):
             raise ValueError("expected true, false or the name of an axis")
         return value
+
+
+class UncertaintyTable(Table):
+    """``[uncertainty]``: error bars on the reconstruction."""
+
+    method: Literal["auto", "none", "bootstrap", "ensemble", "langevin"] = Field(
+        default="auto",
+        description="what the deviation is from; by default what the model was calibrated with "
+        "(`labrecon intervals`), or a sampler's own samples, or none",
+    )
+    level: float = Field(
+        default=0.9,
+        gt=0,
+        lt=1,
+        description="share of samples to be covered; by default that of the calibration",
+    )
+    draws: int = Field(default=20, ge=2, description="data sets of the bootstrap")
+    members: list[str] = Field(
+        default=[], description="run folders of the other networks of an ensemble"
+    )
+    calibration: str | None = Field(
+        default=None, description="file of `labrecon intervals`; by default that of the model"
+    )
 
 
 class OutputTable(OpenTable):
@@ -173,7 +234,9 @@ class Recipe(Written):
     operator: dict[str, Any] = {}
     solver: SolverTable = SolverTable()
     prior: PriorTable = PriorTable()
+    calibrate: CalibrateTable = CalibrateTable()
     quality: QualityTable = QualityTable()
+    uncertainty: UncertaintyTable = UncertaintyTable()
     output: OutputTable = OutputTable()
     compare: list[Compare] = []
 

@@ -22,6 +22,8 @@ from labrecon.plugins import Host
 from labrecon.results import Inputs, Result, write
 from labrecon.solver import Solution
 from labrecon.stages import Outcome, Task, Watcher
+from labrecon.uncertainty.asked import Asked, error_bars
+from labrecon.uncertainty.deviation import intervals_of
 
 __all__ = ["compute", "load", "reconstruct", "reconstruct_scan"]
 
@@ -217,7 +219,11 @@ def compute(
         operator = job.operators.get(job.instrument, prepared.geometry, plan.operator, job.device)
         _require_trained_for(job, prepared, operator)
         axis = acquisition_axis(job.recipe, job.instrument, operator)
+        asked = error_bars(job, prepared.geometry, operator)
         task = stages.pose(job.instrument, prepared, plan, job.device, operator)
+    if plan.calibrate.nuisances:
+        with job.clock("calibrate"):
+            task = stages.calibrated(task, job.clock.watcher)
     with job.clock("solve"):
         begun = job.checkpoint.solution(task.solver, job.device) if job.checkpoint else None
         solution = stages.run(task, job.clock.watcher, begun)
@@ -231,8 +237,12 @@ def compute(
         )
     with job.clock("residual"):
         main = stages.judge(task, solution)
+    if main.calibration is not None:
+        job.warnings += [f"calibration: {told}" for told in main.calibration.warnings]
     if axis is not None:
         main = _with_halves(job, main, axis, inputs)
+    if asked is not None:
+        main = _with_intervals(job, main, asked, inputs)
     outcomes = [main]
     for other in others:
         try:
@@ -273,6 +283,24 @@ def _with_halves(job: Job, main: Outcome, axis: str, inputs: Inputs) -> Outcome:
     return replace(main, quality=replace(main.quality, split_half=told))
 
 
+def _with_intervals(job: Job, main: Outcome, asked: Asked, inputs: Inputs) -> Outcome:
+    """The outcome with its error bars, or with a warning."""
+
+    def solved(task: Task) -> Solution:
+        solution = stages.run(task, job.clock.watcher)
+        _stop_if_interrupted(job, task, solution, main.solution, inputs)
+        return solution
+
+    try:
+        with job.clock("uncertainty"):
+            return replace(main, intervals=intervals_of(job, main, asked, solved))
+    except Interrupted:
+        raise
+    except LabreconError as error:
+        job.warnings.append(f"there are no error bars: {error}")
+        return main
+
+
 def _require_trained_for(job: Job, scan: Scan, operator: Operator) -> None:
     """Raise, or warn where it is accepted, on a model that was trained for another acquisition."""
     model = job.plans[0].model
@@ -296,7 +324,10 @@ def _comparison(job: Job, plan: Plan, main: Outcome) -> Task:
     # Steps that leave the geometry alone hand on the same object.
     same = scan.geometry is main.task.scan.geometry and plan.operator == main.task.plan.operator
     operator = main.task.problem.operator if same else None
-    return stages.pose(job.instrument, scan, plan, job.device, operator)
+    task = stages.pose(job.instrument, scan, plan, job.device, operator)
+    # An operator that was calibrated for the main reconstruction is not calibrated again.
+    known = replace(task, calibration=main.task.calibration) if same else task
+    return stages.calibrated(known, job.clock.watcher)
 
 
 def _stop_if_interrupted(

@@ -54,6 +54,10 @@ def recon(
         str | None,
         typer.Option(metavar="N|auto", help="In N parts, for volumes larger than memory."),
     ] = None,
+    halo: Annotated[
+        int | None,
+        typer.Option(metavar="SLICES", help="Slabs: slices read beside each [all it sees].", min=0),
+    ] = None,
     workers: Workers = None,
     threads: Threads = None,
     dask: Dask = None,
@@ -94,10 +98,10 @@ def recon(
     }
     cluster = dask is not None or slurm is not None
     if len(scans) > 1 or is_pattern(scans[0]) or watch or workers is not None or cluster:
-        if resume or force or slabs is not None:
+        if resume or force or slabs is not None or halo is not None:
             raise typer.BadParameter(
-                "--resume, --force and --slabs are for one scan: a batch goes on by itself and "
-                "replaces nothing; `labrecon retry` makes scans anew"
+                "--resume, --force, --slabs and --halo are for one scan: a batch goes on by itself "
+                "and replaces nothing; `labrecon retry` makes scans anew"
             )
         from labrecon.batch.cluster import crew_maker
         from labrecon.batch.means import Means
@@ -127,7 +131,7 @@ def recon(
         )
     with progress.shown(quiet=as_json) as watcher:
         asked |= {"resume": resume, "force": force, "watcher": watcher}
-        result = _reconstructed(instrument, scans[0], output, slabs, asked)
+        result = _reconstructed(instrument, scans[0], output, slabs, halo, asked)
     if as_json:
         print_json(result.summary)
     else:
@@ -135,9 +139,16 @@ def recon(
 
 
 def _reconstructed(
-    instrument: str, scan: str, output: Path, slabs: str | None, asked: dict[str, Any]
+    instrument: str,
+    scan: str,
+    output: Path,
+    slabs: str | None,
+    halo: int | None,
+    asked: dict[str, Any],
 ) -> Result | SlabsResult:
     if slabs is None:
+        if halo is not None:
+            raise typer.BadParameter("--halo is for slabs: add --slabs N")
         from labrecon.recon import reconstruct
 
         return reconstruct(instrument, scan, output, **asked)
@@ -146,7 +157,8 @@ def _reconstructed(
     if slabs != "auto" and not (slabs.isdigit() and int(slabs) > 0):
         raise typer.BadParameter(f"--slabs {slabs}: expected a number of slabs, or auto")
     number: Any = slabs if slabs == "auto" else int(slabs)
-    return reconstruct_in_slabs(instrument, scan, output, slabs=number, **asked)
+    beside: Any = "auto" if halo is None else halo
+    return reconstruct_in_slabs(instrument, scan, output, slabs=number, halo=beside, **asked)
 
 
 def _tell(result: Result | SlabsResult) -> None:
@@ -162,6 +174,8 @@ def _tell(result: Result | SlabsResult) -> None:
         f"{main['title']}: {ended.get(main['status'], main['status'])} after {count}, "
         f"{main['seconds']:.3g} s{chi2}"
     )
+    for line in result.summary.get("calibration", ()):
+        typer.echo(f"estimated: {line}")
     for name, value in result.summary.get("findings", {}).items():
         typer.echo(f"{name}: {brief(value)}")
     typer.echo(f"volume  {result.summary['volume']}\nreport  {result.summary['report']}")

@@ -53,6 +53,14 @@ def _draw_thumbnail(job: Job, data: ReportData, path: Path) -> None:
     path.write_bytes(picture)
 
 
+def _write_half_width(job: Job, main: Outcome, folder: Path, info: dict[str, Any]) -> Path | None:
+    """The half-widths of the error bars as a volume of their own; None where there are none."""
+    if main.intervals is None:
+        return None
+    told = {**info, "title": f"{info['title']}, half-width of {main.intervals.level:g} intervals"}
+    return job.writer(folder / "half_width", main.intervals.half_width, told)
+
+
 def write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
     """Write volume, provenance and report: the last third of `reconstruct`.
 
@@ -105,6 +113,7 @@ def write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
         with job.clock("write"):
             try:
                 file = job.writer(folder / "volume", volume, info)
+                bars = _write_half_width(job, outcomes[0], folder, info)
             except (TypeError, ValueError) as error:
                 raise OutputError(f"output.format {job.recipe.output.format!r}: {error}") from error
         with job.clock("report"):
@@ -113,6 +122,8 @@ def write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
             if job.thumbnail:
                 _draw_thumbnail(job, data, folder / "thumbnail.png")
         provenance["volume"] = file.name
+        if bars is not None:
+            provenance["files"] = [bars.name]
         provenance["timings_seconds"] = job.clock.rounded()
         provenance["warnings"] = plain(job.warnings)
         write_text(folder / "provenance.json", dumps(provenance))
@@ -122,6 +133,7 @@ def write(job: Job, outcomes: list[Outcome], inputs: Inputs) -> Result:
         "scan": job.source,
         "output": str(job.out),
         "volume": str(job.out / file.name),
+        **({} if bars is None else {"half_width": str(job.out / bars.name)}),
         "report": str(job.out / "report.html"),
         "timings_seconds": job.clock.rounded(),
         "warnings": job.warnings,

@@ -10,16 +10,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
+from labrecon.calibration import Calibration, calibrate
 from labrecon.chunks import (
     Joined,
     elements_that_fit,
     largest,
+    part,
     predict,
     solve_stack,
     why_coupled,
@@ -33,12 +35,17 @@ from labrecon.plugins import Host, resolve
 from labrecon.problem import Problem
 from labrecon.quality import Quality, assess
 from labrecon.solver import Solution, Solver, State, solve
+from labrecon.solvers.alternating import Alternating
+
+if TYPE_CHECKING:
+    from labrecon.uncertainty.intervals import Intervals
 
 __all__ = [
     "Clock",
     "Outcome",
     "Task",
     "Watcher",
+    "calibrated",
     "explained",
     "find_reader",
     "first_estimate",
@@ -98,6 +105,7 @@ class Task:
         solver: with its prior.
         weight: of the prior, where it has one.
         size: elements of the first batch axis that are solved at a time; None for all.
+        calibration: what was estimated before the solve; the problem's operator has it.
     """
 
     plan: Plan
@@ -106,16 +114,23 @@ class Task:
     solver: Solver
     weight: float | None
     size: int | None = None
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A task and its solution, with the prediction ``A x`` and the residual statistics."""
+    """A task and its solution, with the prediction ``A x`` and the residual statistics.
+
+    ``intervals`` are the error bars, where they were asked for; ``calibration`` is what was
+    estimated of the instrument, before the solve or in it.
+    """
 
     task: Task
     solution: Solution
     predicted: Tensor
     quality: Quality
+    intervals: Intervals | None = None
+    calibration: Calibration | None = None
 
 
 def pick_device(name: str) -> torch.device:
@@ -275,6 +290,13 @@ def pose(
         noise = copy.deepcopy(scan.noise).to(device)
         weights = None if scan.weights is None else scan.weights.to(device)
         problem = Problem(operator, scan.data.to(device), noise, weights)
+    return _posed(plan, scan, problem)
+
+
+def _posed(
+    plan: Plan, scan: Scan, problem: Problem, calibration: Calibration | None = None
+) -> Task:
+    operator, device = problem.operator, problem.data.device
     with explained(plan.title):
         problem.validate()
         size = _elements(plan, problem, device)
@@ -283,7 +305,45 @@ def pose(
         coupled = None if size is None else why_coupled(solver, operator.domain.ndim)
         if coupled and plan.solver.batch is not None:
             raise ValueError(f"{coupled}: leave out solver.batch")
-        return Task(plan, scan, problem, solver, weight, None if coupled else size)
+        size = None if coupled else size
+        return Task(plan, scan, problem, solver, weight, size, calibration)
+
+
+def calibrated(task: Task, watcher: Watcher | None = None) -> Task:
+    """The task with the nuisances of ``[calibrate]`` estimated; the same where there are none.
+
+    A stack is calibrated by as many evenly spread elements as are solved at a time.
+
+    Raises:
+        ReconstructionError: no such nuisance, impossible bounds, or no memory.
+    """
+    table, problem = task.plan.calibrate, task.problem
+    if not table.nuisances or table.method != "projection" or task.calibration is not None:
+        return task
+
+    def watch(record: Mapping[str, float]) -> None:
+        if watcher is not None:
+            told = {"iteration": record["step"], "change": record.get("distance", math.inf)}
+            watcher.step("calibration", told, table.iterations)
+
+    elements, some = None, problem
+    if task.size is not None:
+        count = len(problem.data)
+        some = part(problem, slice(None, None, math.ceil(count / task.size)))
+        elements = len(some.data), count
+    with explained("calibration"):
+        operator, made = calibrate(
+            some,
+            table.nuisances,
+            weight=table.weight,
+            bounds=table.bounds,
+            iterations=table.iterations,
+            inner=table.inner,
+            scan=table.scan,
+            watch=watch,
+        )
+    made = dataclasses.replace(made, elements=elements)
+    return _posed(task.plan, task.scan, dataclasses.replace(problem, operator=operator), made)
 
 
 def run(
@@ -324,7 +384,7 @@ def run(
 def judge(task: Task, solution: Solution) -> Outcome:
     """The prediction of a solution, and its residual against the data."""
     with explained(task.plan.title):
-        problem, state = task.problem, solution.state
+        problem, state, calibration = task.problem, solution.state, task.calibration
         if isinstance(state, Joined):
             device = problem.data.device
             predicted = predict(problem.operator, solution.x, state.size, device)
@@ -332,7 +392,12 @@ def judge(task: Task, solution: Solution) -> Outcome:
         else:
             predicted = task.solver.calibrated(problem, state)(solution.x)
             quality = assess(problem, predicted)
-        return Outcome(task, solution, predicted, quality)
+            if isinstance(task.solver, Alternating):
+                table = task.plan.calibrate
+                calibration = task.solver.concluded(
+                    problem, state, solution.history, weight=table.weight, inner=table.inner
+                )
+        return Outcome(task, solution, predicted, quality, calibration=calibration)
 
 
 def _on_cpu(problem: Problem) -> Problem:

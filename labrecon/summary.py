@@ -24,8 +24,16 @@ def summarize(outcomes: list[Outcome], host: Host, warnings: list[str]) -> dict[
         "status": main["status"],
         "iterations": main["iterations"],
         "chi2": main["quality"]["chi2"],
+        **_calibrated(outcomes[0]),
         "reconstructions": told,
     }
+
+
+def _calibrated(main: Outcome) -> dict[str, list[str]]:
+    """The estimates in words, and how they were found; nothing where there are none."""
+    if main.calibration is None:
+        return {}
+    return {"calibration": [*map(str, main.calibration.estimates), main.calibration.statement]}
 
 
 def find(data: ReportData, host: Host, warnings: list[str]) -> dict[str, float | int | str]:
@@ -68,6 +76,8 @@ def _numbers(outcome: Outcome, host: Host, warnings: list[str]) -> dict[str, Any
         "data_shape": list(outcome.task.problem.data.shape),
         "shape": list(solution.x.shape),
         "quality": outcome.quality.numbers(),
+        **({} if outcome.intervals is None else {"uncertainty": outcome.intervals.numbers()}),
+        **({} if outcome.calibration is None else {"calibration": outcome.calibration.numbers()}),
         "metrics": _metrics(outcome, host, warnings),
     }
 

@@ -33,7 +33,11 @@ def train(
     ] = None,
     objects: Objects = None,
     scans: Annotated[
-        Path | None, typer.Option(help="Folder of measured scans, paired with objects by name.")
+        Path | None,
+        typer.Option(
+            help="Folder of measured scans: paired with objects by name, or alone for a learner "
+            "that needs no truth, such as ssdu."
+        ),
     ] = None,
     recipe: Annotated[
         str, typer.Option("-r", "--recipe", help="TOML file, or a recipe of the instrument.")
@@ -77,6 +81,8 @@ def train(
 
 
 def _tell(told: dict[str, Any], already_done: bool) -> None:
+    from labrecon.report.training import metric_title
+
     training, network = told["training"], told["model"]["network"]
     if already_done:
         typer.echo("this run is done; name another folder to train again")
@@ -86,7 +92,8 @@ def _tell(told: dict[str, Any], already_done: bool) -> None:
         f"{training['seconds']:.3g} s{kept}"
     )
     metrics = list(told["methods"][0]["metrics"])
-    rows = [("held-out objects", *(name.upper() for name in metrics))]
+    held = "objects" if told["data"]["objects"] else "scans"
+    rows = [(f"held-out {held}", *(metric_title(name) for name in metrics))]
     for method in told["methods"]:
         numbers = (f"{method['metrics'].get(name, float('nan')):.4g}" for name in metrics)
         rows.append((method["title"], *numbers))

@@ -15,7 +15,10 @@ from labrecon.algebra import block, stack
 from labrecon.design import Box, Subset
 from labrecon.operator import Operator
 from labrecon.operators import (
+    Burst,
     Convolution,
+    ConvolutionalDictionary,
+    Decimation,
     Diagonal,
     FiniteDifference,
     Fourier,
@@ -25,6 +28,7 @@ from labrecon.operators import (
     Matrix,
     SparseMatrix,
     SubsetDesign,
+    Warp,
     Wavelet,
 )
 from labrecon.space import Space
@@ -71,6 +75,13 @@ def nested(dtype: torch.dtype) -> Operator:
     return block([[a, None], [Identity(space), 0.5 * a]]) @ stack([row.H @ row, m.H @ (b - m)])
 
 
+def shaken(operator: Operator) -> Operator:
+    """With motions of up to a few samples in place of zeros."""
+    motion = operator.nuisances["motion"]
+    operator.place({"motion": random(*motion.shape, dtype=torch.float64, seed=7)})
+    return operator
+
+
 CASES = [
     Case("identity", lambda d: Identity(Space((3, 2), d))),
     Case("diagonal", lambda d: Diagonal(Space((3, 2), d), random(2, dtype=d))),
@@ -94,6 +105,17 @@ CASES = [
     Case("blur-3d", lambda d: Convolution(Space((3, 2, 4), d), kernel(2, 1, 3, dtype=d))),
     Case("valid", lambda d: Convolution(Space((6,), d), kernel(3, dtype=d), "valid", learn=True)),
     Case("valid-even", lambda d: Convolution(Space((5, 4), d), kernel(4, 2, dtype=d), "valid")),
+    Case("atoms-1d", lambda d: ConvolutionalDictionary(
+        Space((7,), d), random(3, 3, dtype=d), 2, learn=True)),
+    Case("atoms-2d", lambda d: ConvolutionalDictionary(
+        Space((5, 4), d), random(2, 3, 2, dtype=d))),
+    Case("warp", lambda d: shaken(Warp(Space((4, 3), d), 2))),
+    Case("warp-affine", lambda d: shaken(
+        Warp(Space((2, 4, 3), d), 2, motion="affine", kernel="linear"))),
+    Case("decimation", lambda d: Decimation(Space((2, 4, 6), d), 2)),
+    Case("decimation-mosaic", lambda d: Decimation(
+        Space((3, 8, 4), d), 2, psf=kernel(3, 2, dtype=torch.float64).abs(), mosaic="gbrg")),
+    Case("burst", lambda d: shaken(Burst(Decimation(Space((4, 6), d), 2), 3))),
     Case("gradient-1d", lambda d: FiniteDifference(Space((5,), d)), exact_norm=False),
     Case("gradient-2d", lambda d: FiniteDifference(Space((4, 3), d), spacing=(1.0, 0.5)),
          exact_norm=False),

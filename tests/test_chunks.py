@@ -22,6 +22,7 @@ from labrecon.problem import Problem, SolverError
 from labrecon.recipe import load_recipe
 from labrecon.recon import reconstruct_scan
 from labrecon.solver import solve
+from labrecon.solvers.alternating import Alternating
 from labrecon.solvers.gauss_newton import GaussNewton
 from labrecon.solvers.proximal import FISTA
 
@@ -214,7 +215,8 @@ def test_what_can_not_be_taken_apart(toy_host: Host) -> None:
     assert why_coupled(FISTA(prior=TV(ndim=2)), 2) is None
     assert "TV with ndim = 3 joins" in str(why_coupled(FISTA(prior=TV(ndim=3)), 2))
     assert why_coupled(GaussNewton(), 2) is None
-    assert "nuisances" in str(why_coupled(GaussNewton(nuisances=("x",)), 2))
+    calibrating = Alternating(GaussNewton(), nuisances=("x",))
+    assert "nuisances" in str(why_coupled(calibrating, 2))
     recipe = {"solver": {"name": "fista", "batch": 3}, "prior": {**TV_2D, "ndim": 3}}
     with pytest.raises(ReconstructionError, match=r"TV with ndim = 3 joins .* leave out"):
         solved(toy_host, recipe)

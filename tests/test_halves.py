@@ -209,6 +209,49 @@ def test_a_method_that_does_not_obey_weights_is_refused(toy_host):
         halves_of(same)
 
 
+class Counting(Repeated):
+    """Notes how many elements it is given at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.seen: list[int] = []
+
+    def forward(self, x):
+        self.seen.append(math.prod(x.shape[:-2]))
+        return super().forward(x)
+
+
+def stack_of(host, count=6, recipe=CG, batch=2, **changes):
+    """The main outcome of a stack that is solved a few elements at a time, and its operator."""
+    scan = scan_of()
+    frames = scan.data * torch.arange(count, dtype=torch.float64)[:, None, None, None]
+    limits = {**recipe["solver"], "batch": batch}
+    [plan, *_] = make_plans(load_recipe({"solver": limits}, Camera()), Camera(), host)
+    plan, operator = dataclasses.replace(plan, **changes), Counting()
+    posed = scan.replace(data=frames)
+    task = stages.pose(Camera(), posed, plan, torch.device("cpu"), operator)
+    main = stages.judge(task, stages.run(task))
+    operator.seen.clear()
+    return main, operator
+
+
+def test_of_a_stack_in_chunks_one_chunk_is_looked_at(toy_host):
+    main, operator = stack_of(toy_host)
+    halves = half_tasks(main, "frame")
+    assert max(operator.seen) == 2
+    assert [half.size for half in halves] == [2, 2]
+    assert [len(half.problem.data) for half in halves] == [6, 6]
+    # One whose memory ran out in the solve has the size in its state.
+    whole = dataclasses.replace(main, task=dataclasses.replace(main.task, size=None))
+    operator.seen.clear()
+    half_tasks(whole, "frame")
+    assert max(operator.seen) == 2
+    # The first slice is blank, and tells nothing.
+    careless, _ = stack_of(toy_host, batch=1, build=lambda weight, problem=None: Careless())
+    with pytest.raises(ReconstructionError, match="without weight"):
+        half_tasks(careless, "frame")
+
+
 @pytest.mark.parametrize(
     ("name", "options", "obeys"),
     [

@@ -9,10 +9,10 @@ from scipy.sparse.linalg import svds
 from labrecon.bridge import as_scipy
 from labrecon.functional import call_with, linear_function
 from labrecon.operator import Operator
-from labrecon.operators import Convolution, Diagonal, Identity
+from labrecon.operators import Convolution, Diagonal, Identity, Matrix
 from labrecon.solver import Problem, solve
 from labrecon.solvers import FISTA
-from labrecon.space import Space
+from labrecon.space import Space, SpaceError
 
 SPACE = Space((4,), torch.float64)
 
@@ -73,6 +73,14 @@ def test_other_values_of_a_part_used_twice_are_not_kept() -> None:
     torch.testing.assert_close(other, 9 * x)
     assert isinstance(part.values, torch.nn.Parameter)
     torch.testing.assert_close(twice(x), 4 * x)
+
+
+def test_an_operator_that_differs_along_the_batch_has_no_one_norm() -> None:
+    generator = torch.Generator().manual_seed(0)
+    channels = torch.randn(4, 6, 3, generator=generator, dtype=torch.float64)
+    operator = Matrix(channels[0]).at(matrix=channels)
+    with pytest.raises(SpaceError, match=r"differs along a batch of \(4,\)"):
+        operator.norm()
 
 
 def test_the_norm_of_a_blur_whose_largest_values_are_close() -> None:

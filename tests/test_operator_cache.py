@@ -76,7 +76,15 @@ TV = {
     [
         # Without a centre of its own for each scan.
         ("ct", TV, []),
-        ("phase", "nonlinear", ["solver.nuisances=['led_shift']", "solver.iterations=3"]),
+        (
+            "phase",
+            "nonlinear",
+            [
+                "calibrate.nuisances=['led_shift']",
+                "calibrate.method='alternating'",
+                "solver.iterations=3",
+            ],
+        ),
         ("wavefront", "recon", ["solver.iterations=3"]),
     ],
 )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from toy_instrument import Toy
 
+from labrecon import hookimpl
 from labrecon.errors import RecipeError
 from labrecon.plan import make_plans, make_writer
 from labrecon.recipe import load_recipe
@@ -166,3 +167,73 @@ def test_key_lines():
     assert lines[("t", 0, "u", "z")] == 7
     assert lines[("t", 1, "w")] == 9
     assert ("t", 0, "y") not in lines
+
+
+class Needy:
+    """A prior that can not do without a weight."""
+
+    def __init__(self, weight, sharpness):
+        if sharpness < 0:
+            raise ValueError("Needy: sharpness is positive")
+
+
+class Choosy:
+    """A solver that refuses priors."""
+
+    def __init__(self, prior, depth):
+        raise ValueError("no prior is good enough")
+
+
+class Offers:
+    @hookimpl
+    def labrecon_priors(self):
+        return {"needy": Needy}
+
+    @hookimpl
+    def labrecon_solvers(self):
+        return {"choosy": Choosy}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            '[prior]\nname = "needy"\nsharpness = 1.0',
+            "line 4: the prior 'needy' needs weight: add weight = … or relative_weight = … to "
+            "[prior]",
+        ),
+        (
+            '[prior]\nname = "needy"',
+            "line 4: the prior 'needy' needs weight, sharpness: add weight = … or "
+            "relative_weight = … and sharpness = … to [prior]",
+        ),
+        (
+            '[prior]\nname = "needy"\nrelative_weight = 0.1',
+            "line 4: the prior 'needy' needs sharpness: add sharpness = … to [prior]",
+        ),
+        (
+            '[[compare]]\ntitle = "x"\n[compare.prior]\nname = "needy"\nweight = 1.0',
+            "line 6: the prior 'needy' needs sharpness: add sharpness = … to [compare.prior]",
+        ),
+        (
+            '[prior]\nname = "needy"\nweight = 1.0\nsharpness = -1.0',
+            "line 3: needy: sharpness is positive",
+        ),
+        (
+            '[[compare]]\ntitle = "x"\n[compare.solver]\nname = "choosy"',
+            "line 6: the solver 'choosy' needs depth: add depth = … to [compare.solver]",
+        ),
+        (
+            '[[compare]]\ntitle = "x"\n[compare.solver]\nname = "choosy"\ndepth = 2',
+            "line 5: choosy with zero: no prior is good enough",
+        ),
+    ],
+)
+def test_what_a_prior_or_solver_needs_is_told_once(toy_host, tmp_path, text, told):
+    toy_host.add("offers", Offers())
+    path = tmp_path / "r.toml"
+    path.write_text(f'[solver]\nname = "fista"\n{text}\n', encoding="utf-8")
+    recipe = load_recipe(path, Toy())
+    with pytest.raises(RecipeError) as caught:
+        make_plans(recipe, Toy(), toy_host)
+    assert str(caught.value) == f"{path}, {told}"

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -22,6 +23,7 @@ from toy_instrument import Toy, write_toy
 from typer.testing import CliRunner
 
 from labrecon.batch.bench import SetupError
+from labrecon.batch.tasks import Setup
 from labrecon.cli import app
 from labrecon.errors import OutputError, RecipeError, ReconstructionError, ScanError
 from labrecon.io.call import called
@@ -34,7 +36,8 @@ from labrecon.recon import reconstruct, reconstruct_scan
 from labrecon.reproduce import compare, finished_scans, reproduce
 from labrecon.reproduce.circumstances import differences
 from labrecon.reproduce.located import locate, scan_among, with_options
-from labrecon.reproduce.record import Record
+from labrecon.reproduce.record import Record, SlabCut
+from labrecon.reproduce.slab_rerun import rerun_in_slabs
 
 INFO = {"axes": ("z", "y", "x"), "voxel_size": None, "unit": "", "provenance": {}}
 
@@ -608,3 +611,35 @@ def test_what_can_not_be_compared():
     signed = compare(torch.zeros(3), -torch.zeros(3))
     assert not signed.identical
     assert signed.within(0.0)
+
+
+# -- in slabs ----------------------------------------------------------------------------------
+
+
+def rerun_of(folder: Path, recipe: dict) -> None:
+    setup = Setup("toy", recipe, device="cpu", threads=1)
+    rerun_in_slabs(setup, SlabCut(2, "auto"), folder / "scan.toy", folder / "out", folder)
+
+
+def test_a_process_for_slabs_that_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ReconstructionError, match="its process was killed"):
+        rerun_of(tmp_path, {})
+
+
+@pytest.mark.slow
+def test_slabs_that_can_not_be_made_again(worker, toy_scan, tmp_path):
+    with pytest.raises(SetupError, match="no solver is called 'nope'"):
+        rerun_of(tmp_path, {"solver": {"name": "nope"}})
+    with pytest.raises(ScanError, match=r"could not be repeated: .*can not be read in parts"):
+        rerun_of(tmp_path, {})
+
+
+@pytest.mark.parametrize(("told", "cut"), [
+    ({}, None),
+    ({"slabs": []}, None),
+    ({"slabs": [{"start": 0, "stop": 4}, {"start": 4, "stop": 6}]}, SlabCut(4, "auto")),
+    ({"slabs": [{"start": 0, "stop": 4}], "halo": 3}, SlabCut(4, 3)),
+])  # fmt: skip
+def test_how_slabs_were_cut(told, cut):
+    assert Record(Path(), told).slabs == cut

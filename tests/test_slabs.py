@@ -24,7 +24,8 @@ from labrecon.io.provenance import hash_volume
 from labrecon.io.volumes import read_volume
 from labrecon.plugins import Host
 from labrecon.recon import reconstruct
-from labrecon.slabs import reconstruct_in_slabs, run
+from labrecon.slabs import reconstruct_in_slabs
+from labrecon.slabs import size as slab_size
 from labrecon.slabs import volume as partial_volume
 from labrecon.slabs.volume import Slices
 
@@ -339,6 +340,7 @@ TV_3D = {**TV, "ndim": 3}
         ({"output": {"format": "tiff"}}, RecipeError, "written as Zarr"),
         ({"output": {"format": "hdf5"}}, RecipeError, "written as Zarr"),
         ({"quality": {"split": "row"}}, RecipeError, "not split in halves"),
+        ({"uncertainty": {"method": "bootstrap"}}, RecipeError, "no error bars"),
     ],
 )
 def test_what_slabs_can_not_do(recipe, error, message: str, host: Host, scan, tmp_path) -> None:
@@ -356,6 +358,8 @@ def test_scans_that_have_no_slabs(host: Host, scan: Path, tmp_path) -> None:
     for wrong in (0, 12):
         with pytest.raises(RecipeError, match="give 1 to 11"):
             reconstruct_in_slabs("stack", scan, out, slabs=wrong, recipe=RECIPE, host=host)
+    with pytest.raises(RecipeError, match="slabs of 12 of 11 slices: give 1 to 11"):
+        reconstruct_in_slabs("stack", scan, out, size=12, recipe=RECIPE, host=host)
     with pytest.raises(RecipeError, match="leave out --slabs, or --model"):
         reconstruct_in_slabs("stack", scan, out, model=tmp_path, host=host)
     (tmp_path / "bad.toy").write_bytes(scan.read_bytes()[:2000])
@@ -386,10 +390,10 @@ def test_auto_takes_as_few_as_memory_allows(host: Host, scan: Path, tmp_path, mo
     given = {"recipe": RECIPE, "host": host}
     made = reconstruct_in_slabs("stack", scan, tmp_path / "one", **given)
     assert made.summary["reconstructions"][0]["slabs"] == 1
-    each = run.COPIES * 2 * 24 * 24 * 4
-    monkeypatch.setattr(run, "free", lambda _: int(4.5 * each / run.SHARE))
+    each = slab_size.COPIES * 2 * 24 * 24 * 4
+    monkeypatch.setattr(slab_size, "free", lambda _: int(4.5 * each / slab_size.SHARE))
     made = reconstruct_in_slabs("stack", scan, tmp_path / "three", **given)
     assert made.summary["reconstructions"][0]["slabs"] == 3
-    tight = {**RECIPE, "solver": {**RECIPE["solver"], "memory": 2.5 * each / run.GIB}}
+    tight = {**RECIPE, "solver": {**RECIPE["solver"], "memory": 2.5 * each / slab_size.GIB}}
     made = reconstruct_in_slabs("stack", scan, tmp_path / "six", recipe=tight, host=host)
     assert made.summary["reconstructions"][0]["slabs"] == 6

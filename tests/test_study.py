@@ -297,7 +297,10 @@ def test_a_judge_that_calibrates_sees_one_object_at_a_time(study, monkeypatch) -
 
     monkeypatch.setattr(judging, "tuned", note)
     quick = ("design.rounds=2", "design.starts=1", "design.control=false", "evaluation.random=1")
-    newton = ('classical.solver={name="gauss-newton", iterations=2, nuisances=["gain"]}',)
+    newton = (
+        'classical.solver={name="gauss-newton", iterations=2}',
+        'classical.calibrate={nuisances=["gain"], method="alternating"}',
+    )
     study(*quick, *newton, 'classical.prior={name="tikhonov", relative_weight=1e-3}')
     assert sizes
     assert set(sizes) == {1}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from labrecon.batch.drift import find_drift
 from labrecon.batch.lock import is_locked
 from labrecon.batch.manifest import FILE, Manifest, now
 from labrecon.batch.outliers import flag_outliers
@@ -58,7 +59,18 @@ def _told(row: Mapping[str, Any], out: Path) -> dict[str, Any]:
         "first": known.get("first", False),
         "flags": [],
         "stale": row["stale"],
+        "recipe": row["recipe"],
+        # Files keep the time of their last change where they are copied with it.
+        "acquired": row["seen"].get("changed", 0),
     }
+
+
+def _watched(batch: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The batch with what drifts in it; an alarm is a message, too, the last one."""
+    watched = find_drift(rows)
+    alarms = [alarm for group in watched for alarm in group.alarms]
+    messages = [*batch["messages"], *(f"{batch['updated']}: {alarm.text}" for alarm in alarms)]
+    return {**batch, "messages": messages, "drift": [group.plain() for group in watched]}
 
 
 def batch_told(manifest: Manifest, out: Path, state: str, pace: float | None) -> dict[str, Any]:
@@ -112,7 +124,7 @@ def status(out: Path) -> dict[str, Any]:
             told["counts"] = {**counts, "pending": left, "running": 0}
             for scan in scans:
                 scan["state"] = "pending" if scan["state"] == "running" else scan["state"]
-        return {**told, "scans": scans}
+        return {**_watched(told, scans), "scans": scans}
 
 
 class Report:
@@ -137,7 +149,7 @@ class Report:
         """
         begin = time.monotonic()
         rows = rows_told(manifest, self.out)
-        batch = batch_told(manifest, self.out, state, self._pace(manifest))
+        batch = _watched(batch_told(manifest, self.out, state, self._pace(manifest)), rows)
         batch["refresh"] = self._pause
         for row in rows:
             self._failure(row, batch)

@@ -29,7 +29,16 @@ from labrecon.problem import Problem
 from labrecon.reconstructor import Reconstructor
 from labrecon.space import Space
 
-__all__ = ["CARD", "WEIGHTS", "ModelCard", "SavedModel", "SpaceCard", "load_model", "save_model"]
+__all__ = [
+    "CARD",
+    "WEIGHTS",
+    "ModelCard",
+    "SavedModel",
+    "SpaceCard",
+    "load_model",
+    "save_model",
+    "unequal_fields",
+]
 
 CARD = "model.json"
 WEIGHTS = "model.safetensors"
@@ -123,7 +132,7 @@ class SavedModel:
         allowed = tolerances or {}
         found = [
             f"{name}: trained with {_brief(old)}, the scan has {_brief(new)}"
-            for name, old, new in _unequal(self.card.geometry, now, allowed)
+            for name, old, new in unequal_fields(self.card.geometry, now, allowed)
         ]
         spaces = {"object": (self.card.domain, operator.domain)}
         spaces["data"] = (self.card.range, operator.range)
@@ -155,7 +164,8 @@ class SavedModel:
         except (UnknownNameError, ConflictError, ImportError, AttributeError) as error:
             raise ModelError(f"{self.folder / CARD}: {error}") from error
         try:
-            network: Reconstructor = make(problem, scale=card.scale, seed=card.seed, **card.options)
+            given = {**card.options, **host.for_factory(make)}
+            network: Reconstructor = make(problem, scale=card.scale, seed=card.seed, **given)
         except (TypeError, ValueError) as error:
             raise ModelError(
                 f"{self.folder / CARD}: the network {card.network!r} can not be built with "
@@ -262,9 +272,16 @@ def load_model(folder: Path) -> SavedModel:
     return SavedModel(folder, card, parts["network"], parts["design"])
 
 
-def _unequal(
+def unequal_fields(
     old: Mapping[str, Any], new: Mapping[str, Any], allowed: Mapping[str, float]
 ) -> Iterator[tuple[str, Any, Any]]:
+    """Name and both values of the fields in which two geometries in JSON differ.
+
+    Args:
+        old: one of them.
+        new: the other.
+        allowed: relative differences that are none, by field.
+    """
     for name in dict.fromkeys([*old, *new]):
         tolerance = max(SAME, allowed.get(name, 0.0))
         if tolerance < math.inf and not _same(old.get(name), new.get(name), tolerance):

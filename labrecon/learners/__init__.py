@@ -6,6 +6,7 @@ from labrecon.learners.exchange import ExchangeResult, exchange
 from labrecon.learners.fisher import FisherDesign, fisher_information
 from labrecon.learners.greedy import greedy
 from labrecon.learners.jitter import Jitter, parse_jitter
+from labrecon.learners.layer_loss import LayerLoss
 from labrecon.learners.losses import l1, mse, one_minus_ssim
 from labrecon.learners.samples import (
     ObjectBatch,
@@ -22,6 +23,7 @@ __all__ = [
     "ExchangeResult",
     "FisherDesign",
     "Jitter",
+    "LayerLoss",
     "ObjectBatch",
     "ObjectSamples",
     "PairSamples",

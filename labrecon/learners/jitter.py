@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from labrecon.calibration.unknowns import nuisance_named
 from labrecon.operator import Operator
 
-__all__ = ["Jitter", "nuisance_named", "parse_jitter"]
+__all__ = ["Jitter", "parse_jitter"]
 
 _SIZE = re.compile(r"^\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(\S*)\s*$")
 _ENTRY = re.compile(r"^\s*([A-Za-z_][\w.]*)\s*=\s*([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(\S*)\s*$")
@@ -78,24 +79,6 @@ class Jitter:
             return self.operator(objects)
         pairs = zip(objects, generators, strict=True)
         return torch.stack([self.operator.at(**self.draw(g))(x) for x, g in pairs])
-
-
-def nuisance_named(operator: Operator, name: str) -> str:
-    """The nuisance of a name, or of the last part of a dotted one.
-
-    Raises:
-        ValueError: there is none, or there are several.
-    """
-    known = operator.nuisances
-    if name in known:
-        return name
-    found = [full for full in known if full.rpartition(".")[2] == name]
-    if len(found) != 1:
-        raise ValueError(
-            f"{operator.name} has {'several nuisances' if found else 'no nuisance'} {name!r}; it "
-            f"has {', '.join(known) or 'none'}"
-        )
-    return found[0]
 
 
 def _in_unit(operator: Operator, name: str, size: float | str) -> float:

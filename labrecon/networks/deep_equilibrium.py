@@ -98,12 +98,12 @@ def make_de_grad(
         scale: typical size of the object's values; the convolutions see ``x / scale``.
         seed: of the first weights.
     """
-    prior = _denoiser(problem, layers, features, scale, seed)
-    curvature = _curvature(problem)
+    prior = bounded_denoiser(problem, layers, features, scale, seed)
+    curvature = largest_curvature(problem)
     solver = RegularisedGradient(
-        prior=prior, step_size=_learned_step(step, curvature), weight=curvature
+        prior=prior, step_size=learned_number("step", step, 1 / curvature), weight=curvature
     )
-    return _equilibrium(solver, problem, find, backward, iterations, tolerance)
+    return attached_equilibrium(solver, problem, find, backward, iterations, tolerance)
 
 
 def make_de_prox(
@@ -137,12 +137,17 @@ def make_de_prox(
         scale: typical size of the object's values; the convolutions see ``x / scale``.
         seed: of the first weights.
     """
-    prior = _denoiser(problem, layers, features, scale, seed)
-    solver = ISTA(prior=prior, step_size=_learned_step(step, _curvature(problem)))
-    return _equilibrium(solver, problem, find, backward, iterations, tolerance)
+    prior = bounded_denoiser(problem, layers, features, scale, seed)
+    solver = ISTA(
+        prior=prior, step_size=learned_number("step", step, 1 / largest_curvature(problem))
+    )
+    return attached_equilibrium(solver, problem, find, backward, iterations, tolerance)
 
 
-def _denoiser(problem: Problem, layers: int, features: int, scale: float, seed: int) -> Denoiser:
+def bounded_denoiser(
+    problem: Problem, layers: int, features: int, scale: float, seed: int
+) -> Denoiser:
+    """``I + R`` with convolutions ``R`` of operator norm 1."""
     domain = problem.operator.domain
     axes = min(2, domain.ndim)
     with seeded(seed):
@@ -157,15 +162,17 @@ def _denoiser(problem: Problem, layers: int, features: int, scale: float, seed: 
     return Denoiser(network, scale=scale, axes=axes)
 
 
-def _curvature(problem: Problem) -> float:
+def largest_curvature(problem: Problem) -> float:
+    """``L`` of the batch element that has the largest."""
     return float(torch.as_tensor(problem.lipschitz()).max())
 
 
-def _learned_step(step: float, curvature: float) -> Schedule:
-    return Schedule(number("step", step, above=0, error=SolverError) / curvature, learn=True)
+def learned_number(what: str, value: float, unit: float) -> Schedule:
+    """A number in some unit, which is learned from there."""
+    return Schedule(number(what, value, above=0, error=SolverError) * unit, learn=True)
 
 
-def _equilibrium(
+def attached_equilibrium(
     solver: Solver,
     problem: Problem,
     find: str,
@@ -173,6 +180,7 @@ def _equilibrium(
     iterations: int,
     tolerance: float,
 ) -> Equilibrium:
+    """The equilibrium of a solver for the objects of a problem."""
     solver = solver.to(problem.operator.domain.real_dtype)
     return Equilibrium(
         solver,

@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from labrecon import plugins
+from labrecon.networks.denoiser_file import KINDS, SUFFIX, fitting_denoiser, read_denoiser
 from labrecon.networks.unrolled import Start, Unrolled
 from labrecon.options import number, whole
 from labrecon.plugins import Host
 from labrecon.prior import Prior
 from labrecon.priors.channels import channel_count
-from labrecon.priors.denoisers import Denoiser, DnCNN
-from labrecon.priors.drunet import DRUNet
 from labrecon.problem import Problem
 from labrecon.seeds import seeded
 from labrecon.solver import Solver, SolverError
@@ -35,6 +34,10 @@ def make_pnp(
     denoiser: str | nn.Module | Prior = "drunet",
     depth: int = 20,
     noise_level: float | None = None,
+    weight: float | None = None,
+    complex_as: str | None = None,
+    low: float | None = None,
+    high: float | None = None,
     coupling: float = 0.25,
     learn: Iterable[str] = (),
     start: Start = "initial",
@@ -53,11 +56,17 @@ def make_pnp(
         problem: an example: its operator gives axes, dtype and step sizes.
         solver: a registered one ("admm", "hqs", "ista", "fista", …), or one whose prior is replaced
             in a copy.
-        denoiser: "drunet", "dncnn", a network from real channels to real channels, or a prior: a
-            `Denoiser` of your own, or a classical one, which makes it a classical solver.
+        denoiser: "drunet", "dncnn", a file of `labrecon.networks.denoiser_file`, a network from
+            real channels to real channels, or a prior: a `Denoiser` of your own, or a classical
+            one, which makes it a classical solver.
         depth: number of steps.
         noise_level: ``σ`` in units of the object for a network that takes one; None for
             ``0.05 · scale``.
+        weight: in its place: ``σ = √(weight · step)``, so that a coupling that grows, as of "hqs"
+            with ``growth``, brings the noise level down (Zhang et al. 2021).
+        complex_as: see `Denoiser`; None for "parts" where the network has one channel.
+        low: lowest value of the object, at which the denoised one is cut; None for none.
+        high: highest value.
         coupling: ``ρ`` of ADMM or ``μ`` of HQS in units of ``L``, where ``options`` and a solver
             that is given do not say.
         learn: numbers of the solver to learn, one for all steps, see `Unrolled`.
@@ -73,15 +82,27 @@ def make_pnp(
     """
     if isinstance(denoiser, Prior):
         prior = denoiser
-        if noise_level is not None:
-            raise SolverError("noise_level is for networks; the prior that was given has its own")
+        told = {"noise_level": noise_level, "weight": weight, "complex_as": complex_as}
+        told |= {"low": low, "high": high}
+        if given := [name for name, value in told.items() if value is not None]:
+            raise SolverError(
+                f"{', '.join(given)}: for networks; the prior that was given has its own"
+            )
     else:
         if isinstance(denoiser, str):
             denoiser = _named(denoiser, problem, seed)
-        if noise_level is None and getattr(denoiser, "noise_channel", False):
+        if noise_level is None and weight is None and getattr(denoiser, "noise_channel", False):
             noise_level = 0.05 * scale
-        axes = min(2, problem.operator.domain.ndim)
-        prior = Denoiser(denoiser, noise_level=noise_level, scale=scale, axes=axes)
+        prior = fitting_denoiser(
+            denoiser,
+            noise_level=noise_level,
+            weight=weight,
+            scale=scale,
+            complex_as=complex_as,
+            axes=min(2, problem.operator.domain.ndim),
+            low=low,
+            high=high,
+        )
     if isinstance(solver, Solver):
         if options:
             raise SolverError(f"the solver is given as it is: {', '.join(options)} do not apply")
@@ -125,12 +146,14 @@ def _solver(
 
 
 def _named(name: str, problem: Problem, seed: int) -> nn.Module:
-    makers: dict[str, type[DRUNet] | type[DnCNN]] = {"drunet": DRUNet, "dncnn": DnCNN}
-    if name not in makers:
-        raise SolverError(
-            f"denoiser is a network, a prior, or one of {', '.join(makers)}, got {name!r}"
-        )
     domain = problem.operator.domain
+    if name.endswith(SUFFIX):
+        return read_denoiser(name).to(domain.real_dtype)
+    if name not in KINDS:
+        raise SolverError(
+            f"denoiser is a network, a prior, a file {SUFFIX}, or one of {', '.join(KINDS)}, got "
+            f"{name!r}"
+        )
     with seeded(seed):
-        made = makers[name](channel_count(domain.dtype), axes=min(2, domain.ndim))
+        made = KINDS[name](channel_count(domain.dtype), axes=min(2, domain.ndim))
     return made.to(domain.real_dtype)

@@ -133,6 +133,21 @@ function failures() {
   if (box.dataset.drawn !== html) { box.innerHTML = html; box.dataset.drawn = html; }
 }
 
+function drift() {
+  const groups = (data.batch.drift || []).filter(g => g.scans), box = at("drift");
+  box.hidden = !groups.length;
+  const open = new Map([...box.querySelectorAll("details")].map(d => [d.dataset.group, d.open]));
+  const html = groups.map((g, i) => {
+    const alarms = g.alarms.map(a => `<p class="warning">${safe(a.text)}</p>`).join("");
+    const said = !g.enough ? `${g.scans} scans are too few to see a drift` :
+      g.alarms.length ? `${g.alarms.map(a => a.statistic).join(", ")} drifts` : `no drift in ${g.scans} scans`;
+    const plots = Object.values(g.plots).map(svg => `<figure class="plot">${svg}</figure>`).join("");
+    return `<details data-group="${i}"${(open.get(String(i)) ?? g.alarms.length > 0) ? " open" : ""}>` +
+      `<summary>${safe(g.title)}: ${safe(said)}</summary>${alarms}<div class="grid plots">${plots}</div></details>`;
+  }).join("");
+  if (box.dataset.drawn !== html) { box.innerHTML = html; box.dataset.drawn = html; }
+}
+
 function header() {
   const b = data.batch, total = Object.values(b.counts).reduce((sum, n) => sum + n, 0);
   const over = total - (b.counts.running || 0) - (b.counts.pending || 0);
@@ -229,6 +244,7 @@ function labrecon_batch(told) {
   const same = data && JSON.stringify(told.scans) === JSON.stringify(data.scans);
   data = told;
   header();
+  drift();
   times();
   if (!same) { makeColumns(); failures(); list(); }
 }

@@ -13,11 +13,12 @@ from urllib.parse import quote
 from labrecon.io.atomic import write_file
 from labrecon.io.plain import plain
 from labrecon.report.page import environment
+from labrecon.report.svg import Plot
 
 __all__ = ["failure_page", "write_data", "write_page"]
 
 #: What a row is told of on the page of its own only.
-_LEFT_OUT = ("trace", "timings", "page", "thumbnail")
+_LEFT_OUT = ("trace", "timings", "page", "thumbnail", "recipe", "acquired")
 #: What to do about each kind of failure.
 _ADVICE = {
     "reader": "The file is damaged, incomplete, or of another kind. Look whether it was written to "
@@ -36,6 +37,10 @@ _ADVICE = {
     "unexpected": "This is a fault in labrecon or in a plugin. Please report it with the "
     "traceback on the page of the scan.",
 }
+#: Of the plots of what is watched.
+_BLUE, _ORANGE, _RED = "#3b82f6", "#f08a24", "#e5484d"
+#: Lines of fewer points have a dot at each.
+_DOTTED = 60
 _NO_ADVICE = "Look at the page of the scan."
 
 
@@ -55,13 +60,14 @@ def write_data(out: Path, batch: Mapping[str, Any], rows: Sequence[Mapping[str, 
     Args:
         out: folder of the batch.
         batch: title, instrument, recipe, state, started, updated, counts, seconds_per_scan,
-            estimated_end, workers, output, labrecon, messages.
+            estimated_end, workers, output, labrecon, messages, drift.
         rows: the scans, as ``labrecon status --json`` prints them.
 
     Raises:
         OutputError: it can not be written.
     """
-    told = {"batch": dict(batch), "scans": [_shown(row) for row in rows]}
+    drift = [_plotted(group) for group in batch.get("drift", ())]
+    told = {"batch": {**batch, "drift": drift}, "scans": [_shown(row) for row in rows]}
     # Not JSON but a script, which knows NaN and Infinity.
     text = json.dumps(told, ensure_ascii=False, default=plain)
     # Inside a script, "</script>" and U+2028 would end what they must not end.
@@ -99,6 +105,20 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
             # The bytes of the name, whatever they are: "%", "#", and what is no UTF-8.
             kept[key] = quote(os.fsencode(row[key]))
     return kept
+
+
+def _plotted(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What is watched for drift, with a plot of each statistic in place of its values."""
+    alarms = {alarm["statistic"]: alarm for alarm in group["alarms"]}
+    plots = {}
+    for name, curve in group["curves"].items():
+        plot = Plot("scan, in the order of acquisition", name, whole=True)
+        plot.line(curve["scan"], curve["value"], _BLUE, dots=len(curve["scan"]) < _DOTTED)
+        if name in alarms:
+            plot.mark(alarms[name]["since_number"], "since", _ORANGE)
+            plot.mark(alarms[name]["number"], "alarm", _RED)
+        plots[name] = plot.svg()
+    return {**group, "curves": None, "plots": plots}
 
 
 def _encoded(text: str) -> bytes:

@@ -13,6 +13,7 @@ from labrecon.io.plain import brief, dumps
 from labrecon.plugins import Host
 from labrecon.report.data import ReportData
 from labrecon.report.sections import SECTIONS, Section, resolution_text
+from labrecon.report.uncertainty import uncertainty_section
 
 __all__ = ["environment", "page_or_warning", "render"]
 
@@ -28,8 +29,9 @@ def render(data: ReportData, host: Host, more: Sequence[Section] = ()) -> str:
         more: sections that come before all others.
     """
     first, *rest = [section for make in SECTIONS if (section := make(data)) is not None]
+    bars = [found for found in [uncertainty_section(data)] if found is not None]
     # What an instrument is for comes right after its picture.
-    sections = [*more, first, *_plugin_sections(data, host), *rest]
+    sections = [*more, first, *_plugin_sections(data, host), *bars, *rest]
     return (
         environment()
         .get_template("page.html.j2")

@@ -13,6 +13,12 @@ from torch import Tensor
 from labrecon.io.plain import brief, plain
 from labrecon.quality import SplitHalf
 from labrecon.report import plots
+from labrecon.report.calibration import (
+    COLUMNS,
+    calibration_note,
+    calibration_plots,
+    calibration_rows,
+)
 from labrecon.report.data import ReportData
 from labrecon.report.pictures import (
     Picture,
@@ -200,6 +206,31 @@ def _convergence(data: ReportData) -> Section | None:
     return Section("Convergence", plots=[("", plot) for plot in drawn]) if drawn else None
 
 
+def _calibration(data: ReportData) -> Section | None:
+    found = data.main.calibration
+    if found is None:
+        return None
+    space = data.main.task.problem.operator.range
+    shown = []
+    for title, residual in (("before", found.residual_before), ("after", found.residual_after)):
+        plane, where = middle_plane(_array(residual), space.ndim, space.axes)
+        if plane.ndim == 2:
+            image = _upright(data, plane.real, space.axes[-2])
+            title = f"residual {title}"
+            shown.append(
+                data_picture(title, image, (-4, 4), unit="σ", colours="RdBu_r", note=where)
+            )
+    return Section(
+        "Calibration",
+        calibration_note(found),
+        pictures=shown,
+        plots=calibration_plots(found),
+        columns=COLUMNS,
+        rows=calibration_rows(found),
+        split=True,
+    )
+
+
 def _preparation(data: ReportData) -> Section | None:
     rows = [
         (
@@ -291,6 +322,7 @@ SECTIONS: tuple[Callable[[ReportData], Section | None], ...] = (
     _comparison,
     _data,
     _convergence,
+    _calibration,
     _preparation,
     _residual,
     _resolution,

@@ -18,13 +18,18 @@ from labrecon.report.parameters import moved_weights, numbers_by_layer
 from labrecon.report.pictures import Picture, data_picture, picture, planes, window_of
 from labrecon.report.sections import Section, middle_plane
 
-__all__ = ["Method", "TrainingReport", "render_training"]
+__all__ = ["Method", "TrainingReport", "metric_title", "render_training"]
 
 #: Points of a loss curve; more change nothing that one could see.
 _POINTS = 400
 #: Held-out objects that are shown.
 SHOWN = 3
 _UNITS = {"psnr": "PSNR in dB", "ssim": "SSIM", "nrmse": "NRMSE"}
+_TITLES = {
+    "chi2": "χ²",
+    "held_out_chi2": "held-out χ²",
+    "held_out_error": "held-out error",
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class TrainingReport:
         provenance: as in ``provenance.json``.
         log: a record per step: loss, "validation/…".
         methods: the trained network first.
-        truths: the held-out objects that are shown.
+        truths: the held-out objects that are shown; none where they are unknown.
         data: what was measured of them.
         data_axes: of these data.
         data_unit: of their values.
@@ -85,9 +90,14 @@ class TrainingReport:
     warnings: list[str] = field(default_factory=list)
 
 
+def metric_title(name: str) -> str:
+    """A metric as people write it."""
+    return _TITLES.get(name, name.upper())
+
+
 def render_training(report: TrainingReport) -> str:
     """The page as HTML, with everything inside."""
-    sections = [_objects(report, i) for i in range(len(report.truths))]
+    sections = [_objects(report, i) for i in range(len(report.methods[0].estimates))]
     made = [_comparison(report), *sections, _curves(report), _numbers(report), _weights(report)]
     return (
         environment()
@@ -109,18 +119,19 @@ def _tiles(report: TrainingReport) -> list[tuple[str, str, str]]:
     kept = "" if best is None else f", best on held-out objects at {best}"
     steps = f"{training['steps']} steps in {training['seconds']:.3g} s{kept}"
     objects = f"{told['data']['trained_on']} + {told['data']['held_out']}"
+    held = "objects" if report.truths else "scans"
     tiles = [
         ("Network", report.network, f"{told['model']['parameters']:,} numbers learned"),
         ("Training", training["status"], steps),
-        ("Objects", objects, "trained on + held out"),
+        (held.capitalize(), objects, "trained on + held out"),
     ]
     first, *others = report.methods
     beside = next((m for m in others if m.note), others[0] if others else None)
     for name, value in first.metrics.items():
-        note = "mean of the held-out objects"
+        note = f"mean of the held-out {held}"
         if beside is not None and name in beside.metrics:
             note = f"{beside.title}: {beside.metrics[name]:.4g}"
-        tiles.append((name.upper(), f"{value:.4g}", note))
+        tiles.append((metric_title(name), f"{value:.4g}", note))
     return tiles
 
 
@@ -135,31 +146,48 @@ def _comparison(report: TrainingReport) -> Section:
         )
         for method in report.methods
     ]
+    known = (
+        "PSNR: peak is max − min of each truth; SSIM: the same as data range; NRMSE: relative to "
+        "the norm of the truth; nothing is cut off at the border."
+    )
+    alone = (
+        "Held-out χ²: mean square of what samples differ from their prediction by a "
+        "reconstruction that was made without them, in units of their noise; smaller is better, "
+        "and 1 is the truth. Held-out error: the same relative to the samples. χ²: of all data "
+        "with their own reconstruction; below 1 it follows the noise."
+    )
+    held = "objects" if report.truths else "scans"
+    told = [f"Means over {held} that were never trained on."]
+    told += [alone] if any(name in _TITLES for name in names) else []
+    told += [known] if "psnr" in names else []
     return Section(
-        "Held-out objects",
-        "Means over objects that were never trained on. PSNR: peak is max − min of each truth; "
-        "SSIM: the same as data range; NRMSE: relative to the norm of the truth; nothing is cut "
-        "off at the border.",
-        columns=("method", *(name.upper() for name in names), "seconds", ""),
+        f"Held-out {held}",
+        " ".join(told),
+        columns=("method", *(metric_title(name) for name in names), "seconds", ""),
         rows=rows,
     )
 
 
 def _objects(report: TrainingReport, index: int) -> Section:
-    truth = report.truths[index]
-    title = f"Held-out object {index + 1}"
-    named = {"truth": truth, **{m.title: m.estimates[index] for m in report.methods}}
-    if truth.ndim < 2:
+    truth = report.truths[index] if report.truths else None
+    made = {m.title: m.estimates[index] for m in report.methods}
+    named = made if truth is None else {"truth": truth, **made}
+    reference = next(iter(named.values()))
+    title = f"Held-out {'scan' if truth is None else 'object'} {index + 1}"
+    if reference.ndim < 2:
         drawn = {name: _array(x) for name, x in named.items()}
         return Section(title, plots=[("", plots.profile(drawn, report.axes[0], report.unit))])
-    window = window_of([image for _, image, _ in _planes(report, truth)])
-    errors = {name: (x - truth).abs() for name, x in named.items() if name != "truth"}
-    largest = max(float(np.percentile(_array(e), 99.5)) for e in errors.values()) or 1.0
+    window = window_of([image for _, image, _ in _planes(report, reference)])
     shown = []
     for name, x in named.items():
         plane, image, pixel = _planes(report, x)[0]
         shown.append(picture(name, image, window, unit=report.unit, pixel=pixel, note=plane))
     shown += _measured(report, index)
+    if truth is None:
+        note = "All in the grey window of the first; below the data."
+        return Section(title, note, shown, tight=True)
+    errors = {name: (x - truth).abs() for name, x in made.items()}
+    largest = max(float(np.percentile(_array(e), 99.5)) for e in errors.values()) or 1.0
     for name, x in errors.items():
         _, image, pixel = _planes(report, x)[0]
         title_of = f"error of {name.removesuffix(' (trained)')}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "compare", "compare_parts", "unlike"]
 
 _PART = 2**22
 
@@ -62,44 +63,62 @@ def compare(x: Tensor, y: Tensor) -> Comparison:
         >>> compare(torch.tensor([1.0, 4.0]), torch.tensor([1.0, 4.5])).largest
         0.125
     """
-    if x.dtype != y.dtype:
-        return Comparison(False, f"the dtype was {_name(x)}, and is {_name(y)} now")
-    if x.shape != y.shape:
-        return Comparison(False, f"the shape was {_shape(x)}, and is {_shape(y)} now")
-    if torch.equal(_bytes(x), _bytes(y)):
-        return Comparison(True)
-    was, now = (sum(int((~part.isfinite()).sum()) for part in _parts(v)) for v in (x, y))
-    if was or now:
-        return Comparison(False, f"{was} samples were not finite, {now} are now")
-    return _in_numbers(x, y)
+    why = unlike((x.dtype, y.dtype), (x.shape, y.shape))
+    if why:
+        return Comparison(False, why)
+    return compare_parts(zip(_flat(x), _flat(y), strict=True), x.shape)
 
 
-def _in_numbers(x: Tensor, y: Tensor) -> Comparison:
-    largest, size, where = -1.0, 0.0, 0
+def unlike(dtypes: Sequence[torch.dtype], shapes: Sequence[Sequence[int]]) -> str:
+    """Why two volumes can not be compared number by number; "" where they can."""
+    if dtypes[0] != dtypes[1]:
+        return f"the dtype was {_name(dtypes[0])}, and is {_name(dtypes[1])} now"
+    if tuple(shapes[0]) != tuple(shapes[1]):
+        return f"the shape was {_sizes(shapes[0])}, and is {_sizes(shapes[1])} now"
+    return ""
+
+
+def compare_parts(parts: Iterable[tuple[Tensor, Tensor]], shape: Sequence[int]) -> Comparison:
+    """`compare` of volumes that come in parts, such as slabs of one larger than memory.
+
+    Args:
+        parts: of both volumes, in C order and of one dtype.
+        shape: of the volume.
+    """
+    identical, bad = True, [0, 0]
+    largest, size, where, passed = -1.0, 0.0, 0, 0
+    pair: tuple[Any, Any] = (0, 0)
     squares = [0.0, 0.0]
-    passed = 0
-    wide = torch.complex128 if x.is_complex() else torch.float64
-    for old, new in zip(_parts(x), _parts(y), strict=True):
-        before = old.to(wide)
-        difference = (new.to(wide) - before).abs()
-        if float(difference.max()) > largest:
-            largest, where = float(difference.max()), passed + int(difference.argmax())
-        size = max(size, float(before.abs().max()))
-        squares[0] += float(difference.square().sum())
-        squares[1] += float(before.abs().square().sum())
-        passed += len(old)
-    at = tuple(int(i) for i in torch.unravel_index(torch.tensor(where), x.shape))
+    for x, y in parts:
+        for old, new in zip(_flat(x), _flat(y), strict=True):
+            identical = identical and torch.equal(_bytes(old), _bytes(new))
+            bad = [n + int((~v.isfinite()).sum()) for n, v in zip(bad, (old, new), strict=True)]
+            wide = torch.complex128 if old.is_complex() else torch.float64
+            before = old.to(wide)
+            difference = (new.to(wide) - before).abs()
+            if float(difference.max()) > largest:
+                at = int(difference.argmax())
+                largest, where = float(difference.max()), passed + at
+                pair = old[at].item(), new[at].item()
+            size = max(size, float(before.abs().max()))
+            squares[0] += float(difference.square().sum())
+            squares[1] += float(before.abs().square().sum())
+            passed += len(old)
+    if identical:
+        return Comparison(True)
+    if any(bad):
+        return Comparison(False, f"{bad[0]} samples were not finite, {bad[1]} are now")
     return Comparison(
         False,
         largest=_ratio(largest, size),
         rms=_ratio(math.sqrt(squares[0]), math.sqrt(squares[1])),
-        where=at,
-        then=f"{x[at].item():.8g}",
-        now=f"{y[at].item():.8g}",
+        where=tuple(int(i) for i in torch.unravel_index(torch.tensor(where), tuple(shape))),
+        then=f"{pair[0]:.8g}",
+        now=f"{pair[1]:.8g}",
     )
 
 
-def _parts(x: Tensor) -> tuple[Tensor, ...]:
+def _flat(x: Tensor) -> tuple[Tensor, ...]:
     """The values in a row, some at a time: double precision of all may not fit."""
     return x.reshape(-1).split(_PART)
 
@@ -115,9 +134,9 @@ def _bytes(x: Tensor) -> Tensor:
     return whole.view(torch.uint8) if whole.ndim else whole[None].view(torch.uint8)
 
 
-def _name(x: Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
-def _shape(x: Tensor) -> str:
-    return " × ".join(map(str, x.shape)) or "that of one number"
+def _sizes(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape)) or "that of one number"

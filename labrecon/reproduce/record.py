@@ -5,16 +5,29 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from labrecon.errors import RecipeError
 from labrecon.io.atomic import is_labrecon_output
 from labrecon.io.model import WEIGHTS
 
-__all__ = ["Record"]
+__all__ = ["Record", "SlabCut"]
 
 #: JSON has no infinity: provenance has it as a word.
 _NOT_FINITE = ("inf", "-inf", "nan")
+
+
+@dataclass(frozen=True)
+class SlabCut:
+    """How a volume was cut into slabs.
+
+    Attributes:
+        size: slices of a slab.
+        halo: slices before and after it, or "auto".
+    """
+
+    size: int
+    halo: int | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +107,15 @@ class Record:
             f"{self.folder} does not say where the scan {named} was; run it in the folder in which "
             "the reconstruction was called"
         )
+
+    @property
+    def slabs(self) -> SlabCut | None:
+        """How it was made in slabs; None where it was made at once."""
+        slabs = self.told.get("slabs")
+        if not slabs:
+            return None
+        # All have as many slices, but for the last.
+        return SlabCut(slabs[0]["stop"] - slabs[0]["start"], self.told.get("halo", "auto"))
 
     @property
     def device(self) -> str:

@@ -12,7 +12,7 @@ from labrecon.batch.tasks import Limits, Setup, Task
 from labrecon.errors import OutputError, ReconstructionError, ScanError
 from labrecon.stages import Watcher
 
-__all__ = ["rerun"]
+__all__ = ["failed", "rerun"]
 
 _ERRORS = {"reader": ScanError, "output": OutputError}
 #: Seconds between looks at the process.
@@ -49,14 +49,15 @@ def rerun(setup: Setup, scan: Path, out: Path, logs: Path, watcher: Watcher | No
                 if event.kind == "stage" and watcher is not None:
                     watcher.stage(event.told["stage"])
                 elif event.kind == "failed":
-                    raise _failed(event.told)
+                    raise failed(event.told)
                 elif event.kind == "done":
                     return time.monotonic() - begin
     finally:
         crew.close()
 
 
-def _failed(told: Mapping[str, Any]) -> Exception:
+def failed(told: Mapping[str, Any]) -> Exception:
+    """The error that a process told, see `labrecon.batch.worker.failure`."""
     kind = _ERRORS.get(told["kind"], ReconstructionError)
     error = kind(f"the reconstruction could not be repeated: {told['reason']}")
     if told["kind"] in ("crash", "unexpected") and told.get("trace"):

@@ -14,13 +14,13 @@ from labrecon.batch.bench import SetupError
 from labrecon.batch.tasks import Setup
 from labrecon.errors import OutputError, RecipeError, ScanError
 from labrecon.io.atomic import explain
-from labrecon.io.provenance import hash_volume
-from labrecon.io.volumes import EXACT, read_volume
 from labrecon.reproduce.circumstances import differences
-from labrecon.reproduce.comparison import Comparison, compare
+from labrecon.reproduce.comparison import Comparison
 from labrecon.reproduce.located import locate, scan_among, with_options
 from labrecon.reproduce.record import Record
 from labrecon.reproduce.rerun import rerun
+from labrecon.reproduce.slab_rerun import rerun_in_slabs
+from labrecon.reproduce.volumes import compare_outputs
 from labrecon.stages import Watcher
 
 __all__ = ["TOLERANCE", "Reproduction", "finished_scans", "reproduce"]
@@ -108,7 +108,7 @@ def reproduce(
     """Make an output again from its provenance, and compare the volumes.
 
     The stored recipe runs with the seed, device and number of threads of then, in a process of its
-    own. The output is not touched.
+    own; a volume in slabs is made in the same ones. The output is not touched.
 
     Args:
         folder: an output of `labrecon.recon.reconstruct`, or of one scan of a batch.
@@ -152,14 +152,17 @@ def reproduce(
             new = Path(scratch) / "output"
             scan = scan_among(record, found)
             try:
-                seconds = rerun(setup, scan, new, Path(scratch), watcher)
+                if record.slabs is None:
+                    seconds = rerun(setup, scan, new, Path(scratch), watcher)
+                else:
+                    seconds = rerun_in_slabs(setup, record.slabs, scan, new, Path(scratch), watcher)
             except SetupError as error:
                 called = record.call.get("folder", "")
                 told = f"{error}; the reconstruction was called in {called}" if called else error
                 raise SetupError(str(told), error.exit_code) from error
             told = json.loads((new / "provenance.json").read_text(encoding="utf-8"))
             _require_same_inputs(record, told)
-            comparison = _compare(record, Record(new, told), notes)
+            comparison = compare_outputs(record, Record(new, told), notes)
             if keep is not None:
                 new.rename(keep)
     except OSError as error:
@@ -186,29 +189,3 @@ def _require_same_inputs(record: Record, told: Mapping[str, Any]) -> None:
             f"the reader took other files than then: {len(set(then) - set(now))} of {len(then)} "
             "were not read; files that belong together must lie together as they did"
         )
-
-
-def _compare(then: Record, now: Record, notes: list[str]) -> Comparison:
-    """Compare the volumes in two outputs; by their hashes where one can not be read."""
-    hashes = [each.told.get("volume_sha256") for each in (then, now)]
-    path = then.folder / then.told["volume"]
-    try:
-        new = read_volume(now.folder / now.told["volume"], now.shape)
-        old = read_volume(path, then.shape)
-    except OutputError as error:
-        notes.append(f"compared by SHA-256 only: {error}")
-        if not hashes[0]:
-            return Comparison(
-                False, "there is nothing to compare with: the provenance has no SHA-256 of a volume"
-            )
-        same = hashes[0] == hashes[1]
-        return Comparison(same, "" if same else "the SHA-256 of the volume's content differs")
-    if not hashes[0]:
-        notes.append("an older labrecon made it: whether its volume was changed can not be told")
-    elif path.suffix in EXACT and hash_volume(old) != hashes[0]:
-        again = "as it was" if hashes[0] == hashes[1] else "other than it was"
-        notes.append(
-            f"{path.name} was changed after it was made: its content has not the SHA-256 of then; "
-            f"the new volume is {again}"
-        )
-    return compare(old, new)

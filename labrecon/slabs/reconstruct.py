@@ -17,6 +17,7 @@ from labrecon.io.atomic import check_output
 from labrecon.job import Job, assemble_job
 from labrecon.plan import get
 from labrecon.plugins import Host
+from labrecon.slabs.places import Halo
 from labrecon.slabs.run import SlabRun
 from labrecon.slabs.volume import PartialVolume, check_not_begun
 from labrecon.stages import Watcher
@@ -45,6 +46,8 @@ def reconstruct_in_slabs(
     out: str | Path,
     *,
     slabs: int | Literal["auto"] = "auto",
+    size: int | None = None,
+    halo: Halo = "auto",
     recipe: str | Path | Mapping[str, Any] = "recon",
     overrides: Iterable[str] = (),
     model: str | Path | None = None,
@@ -55,9 +58,11 @@ def reconstruct_in_slabs(
     watcher: Watcher | None = None,
     host: Host | None = None,
 ) -> SlabsResult:
-    """`labrecon.recon.reconstruct` for a scan whose slices do not see each other, slab by slab.
+    """`labrecon.recon.reconstruct` for a scan larger than memory, slab by slab.
 
-    At no time there is more than one slab in memory. What preparation finds, such as a rotation
+    Slices that see each other, as those of a cone beam do, are read with a halo: a filtered
+    back-projection is then that of the whole volume, an iteration comes near it. At no time there
+    is more than one slab in memory. What preparation finds, such as a rotation
     centre, and a relative weight of the prior are those of the middle slab, for all. Statistics
     within a step (a median, a noise level), step sizes and tolerances are each slab's own.
 
@@ -69,6 +74,9 @@ def reconstruct_in_slabs(
         path: the scan, of a format whose reader has ``read_part``.
         out: a folder that does not exist yet.
         slabs: how many of them; "auto" takes as few as memory allows.
+        size: slices of a slab, in place of their number.
+        halo: slices that are read before and after each slab, and cut off its reconstruction, where
+            slices see each other: a cone beam. "auto": all that data of the slab see.
         recipe: see `labrecon.recon.reconstruct`; without comparisons and split halves.
         overrides: likewise.
         model: refused: a network is for volumes of the size that it was trained with.
@@ -112,7 +120,7 @@ def reconstruct_in_slabs(
     try:
         with torch.no_grad():
             run = SlabRun(job, path)
-            partial = run.begin(slabs) if begun is None else run.go_on(begun)
+            partial = run.begin(slabs, size, halo) if begun is None else run.go_on(begun)
             run.solve(partial)
             summary = run.finish(partial)
     except BaseException as error:
@@ -126,9 +134,18 @@ def _require_possible(job: Job) -> None:
     recipe = job.recipe
     if recipe.compare:
         raise RecipeError(f"{recipe.where('compare')}: slabs are not compared: leave it out")
+    if recipe.calibrate.nuisances:
+        raise RecipeError(
+            f"{recipe.where('calibrate', 'nuisances')}: each slab would find other values: "
+            "calibrate on one slab's file, and write what is found into the recipe"
+        )
     if recipe.quality.split is not False:
         raise RecipeError(
             f"{recipe.where('quality', 'split')}: slabs are not split in halves: leave it out"
+        )
+    if recipe.uncertainty.method not in ("auto", "none"):
+        raise RecipeError(
+            f"{recipe.where('uncertainty', 'method')}: slabs have no error bars: leave it out"
         )
     table = recipe.output
     other = table.format != "zarr" and "format" in table.model_fields_set

@@ -74,6 +74,7 @@ def finish(
         geometry=task.scan.geometry,
         steps=task.scan.steps,
         slabs=[{key: v for key, v in slab.items() if key != "history"} for slab in slabs],
+        halo=partial.told.get("halo", "auto"),
         found_by_the_middle_slab=partial.told["found"],
         volume=VOLUME,
         **facts,
@@ -125,6 +126,7 @@ def _whole(slabs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _section(slabs: list[dict[str, Any]], middle: int, shape: tuple[int, ...]) -> Section:
+    joined = "halo" in slabs[0]
     rows = []
     for slab in slabs:
         quality = slab["quality"]
@@ -132,6 +134,7 @@ def _section(slabs: list[dict[str, Any]], middle: int, shape: tuple[int, ...]) -
         rows.append(
             (
                 f"{slab['start']} to {slab['stop'] - 1}",
+                *([f"{slab['halo'][0]} + {slab['halo'][1]}"] if joined else []),
                 slab["status"],
                 str(slab["iterations"]),
                 f"{slab['seconds']:.3g}",
@@ -145,7 +148,16 @@ def _section(slabs: list[dict[str, Any]], middle: int, shape: tuple[int, ...]) -
         "Slabs",
         f"The volume of {size} voxels was made in {len(slabs)} slabs. Pictures and numbers on this "
         f"page, but for this table, are of the one with slice {middle} to {place['stop'] - 1}, "
-        "whose preparation and weight of the prior hold for all.",
-        columns=("slices", "ended by", "iterations", "seconds", "χ²", "residual σ"),
+        "whose preparation and weight of the prior hold for all."
+        + (" A halo was read before and after each, and cut off its result." if joined else ""),
+        columns=(
+            "slices",
+            *(["halo"] if joined else []),
+            "ended by",
+            "iterations",
+            "seconds",
+            "χ²",
+            "residual σ",
+        ),
         rows=rows,
     )

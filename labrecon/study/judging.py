@@ -160,7 +160,7 @@ def _problems(
     count = len(samples) if held else min(recipe.classical.objects, len(samples))
     jitter = Jitter(experiment.operator, {} if held else recipe.design.jitter)
     # A solver that calibrates finds one set of nuisances per problem, and each object has its own.
-    calibrates = bool(order.plan.solver.options.get("nuisances"))
+    calibrates = bool(order.plan.calibrate.nuisances)
     problems, size = [], 1 if calibrates else recipe.config.batch_size
     for begin in range(0, count, size):
         batch = samples.batch(range(begin, min(begin + size, count)), -1)

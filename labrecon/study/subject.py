@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from labrecon import stages
+from labrecon.calibration.unknowns import nuisance_named
 from labrecon.errors import RecipeError
 from labrecon.experiment import Experiment
-from labrecon.learners.jitter import Jitter, nuisance_named
+from labrecon.learners.jitter import Jitter
 from labrecon.learners.samples import sample_generator
 from labrecon.operators import SubsetDesign
 from labrecon.study.recipe import DesignRecipe

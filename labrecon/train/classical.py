@@ -5,23 +5,25 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from labrecon import stages
-from labrecon.errors import LabreconError
+from labrecon.errors import LabreconError, ReconstructionError
 from labrecon.instrument import Instrument, Scan
+from labrecon.learners.self_supervised import misfit
 from labrecon.metrics import nrmse
 from labrecon.plan import Plan, make_plans
 from labrecon.plugins import Host, UnknownNameError
 from labrecon.problem import Problem
 from labrecon.recipe import PriorTable, Recipe, SolverTable
+from labrecon.train.judgement import Judgement
 from labrecon.train.recipe import TrainRecipe
 
-__all__ = ["Classical", "classical_plan", "solved", "tuned"]
+__all__ = ["Classical", "classical_plan", "solved", "tuned", "tuned_without_truth"]
 
 Pairs = Sequence[tuple[Problem, Tensor]]
 #: Fractions of max|∇D(0)| that are tried first, and the factors by which the best is then moved.
@@ -77,6 +79,7 @@ def classical_plan(recipe: TrainRecipe, instrument: Instrument, host: Host) -> P
         operator=recipe.operator,
         solver=solver,
         prior=prior,
+        calibrate=table.calibrate,
     )
     classical._document = recipe._document
     return make_plans(classical, instrument, host)[0]
@@ -99,31 +102,65 @@ def tuned(plan: Plan, seen: Pairs, unseen: Pairs) -> Classical:
     Raises:
         ReconstructionError: the solver can not treat the problems.
     """
+
+    def score(weight: float) -> float:
+        made = [solved(plan, problem, weight) for problem, _ in seen]
+        return _mean_error(made, [truth for _, truth in seen])
+
+    problems = [problem for problem, _ in seen]
+    return _tuned(plan, score, problems, [problem for problem, _ in unseen])
+
+
+def tuned_without_truth(
+    plan: Plan, seen: Sequence[Judgement], unseen: Sequence[Problem]
+) -> Classical:
+    """The same with the weight that predicts held-out samples of the seen scans best.
+
+    Raises:
+        ReconstructionError: the solver can not treat the problems, or nothing can be held out.
+    """
+    parts = [(one.problem, one.part) for one in seen if one.part is not None]
+    if not parts:
+        raise ReconstructionError("the scans have too few samples to find the weight by some")
+
+    def score(weight: float) -> float:
+        values = []
+        for problem, part in parts:
+            values += misfit(problem, solved(plan, part.problem, weight), part.held).tolist()
+        mean = math.fsum(values) / len(values)
+        return mean if math.isfinite(mean) else math.inf
+
+    return _tuned(plan, score, [part.problem for _, part in parts], unseen)
+
+
+def _tuned(
+    plan: Plan,
+    judge: Callable[[float], float],
+    seen: Sequence[Problem],
+    unseen: Sequence[Problem],
+) -> Classical:
     weighted = plan.prior.weight is not None or plan.prior.relative_weight is not None
     scores: dict[float, float] = {}
 
     def score(weight: float) -> float:
         if weight not in scores:
             try:
-                made = [solved(plan, problem, weight) for problem, _ in seen]
+                scores[weight] = judge(weight)
             except LabreconError:
                 scores[weight] = math.inf
-            else:
-                truths = [truth for _, truth in seen]
-                scores[weight] = _mean_error(made, truths)
         return scores[weight]
 
     weight: float | None = None
     if weighted:
-        largest = max(_largest_gradient(problem) for problem, _ in seen)
+        largest = max(_largest_gradient(problem) for problem in seen)
         weight = min((share * largest for share in FRACTIONS), key=score)
         for factor in FACTORS:
             weight = min((weight, weight * factor, weight / factor), key=score)
         if not math.isfinite(scores[weight]):
             # Once more, for the error that says why.
-            solved(plan, seen[0][0], weight)
+            solved(plan, seen[0], weight)
     begin = time.perf_counter()
-    estimates = [solved(plan, problem, weight) for problem, _ in unseen]
+    estimates = [solved(plan, problem, weight) for problem in unseen]
     seconds = time.perf_counter() - begin
     return Classical(plan.title, weight, tuple(sorted(scores.items())), estimates, seconds)
 
@@ -134,7 +171,8 @@ def solved(plan: Plan, problem: Problem, weight: float | None) -> Tensor:
         solver = plan.build(weight, problem).to(problem.data.device)
         # `run` looks at neither data nor geometry of the scan.
         scan = Scan(problem.data, None)  # type: ignore[arg-type]
-        return stages.run(stages.Task(plan, scan, problem, solver, weight)).x
+        task = stages.calibrated(stages.Task(plan, scan, problem, solver, weight))
+        return stages.run(task).x
 
 
 def _mean_error(estimates: list[Tensor], truths: list[Tensor]) -> float:

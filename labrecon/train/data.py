@@ -17,15 +17,26 @@ from labrecon.instrument import Instrument, Scan
 from labrecon.io.objects import object_files, read_objects
 from labrecon.learner import Samples
 from labrecon.learners.samples import ObjectSamples, PairSamples, sample_generator, split
+from labrecon.learners.self_supervised import MeasuredScan
 from labrecon.learners.supervised import simulated
 from labrecon.noise import Noise
 from labrecon.operator import Operator
 from labrecon.plan import Plan
 from labrecon.plugins import Host
 from labrecon.problem import Problem
+from labrecon.train.judgement import Judgement
 from labrecon.train.recipe import TrainRecipe
 
-__all__ = ["Pair", "TrainingData", "from_objects", "from_pairs", "read_pairs"]
+__all__ = [
+    "Pair",
+    "TrainingData",
+    "digest_of",
+    "from_objects",
+    "from_pairs",
+    "groups_of",
+    "read_pairs",
+    "split_groups",
+]
 
 Pair = tuple[Scan, Tensor]
 
@@ -42,8 +53,11 @@ class TrainingData:
         told: numbers and sources, for provenance and report.
         inputs: the files that were read.
         seen: problems with truths of a few objects that are trained on.
-        unseen: problems with truths of all that are not.
+        unseen: problems with truths of all that are not; none where truths are unknown.
         warnings: what went wrong without stopping it.
+        scans: those that a learner without truths is given, all of them.
+        judged_seen: how to judge without truths what is made of some that are trained on.
+        judged_unseen: and of all that are not.
     """
 
     train: Samples
@@ -55,6 +69,14 @@ class TrainingData:
     seen: list[tuple[Problem, Tensor]]
     unseen: list[tuple[Problem, Tensor]]
     warnings: list[str] = field(default_factory=list)
+    scans: list[MeasuredScan] = field(default_factory=list)
+    judged_seen: list[Judgement] = field(default_factory=list)
+    judged_unseen: list[Judgement] = field(default_factory=list)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is to be reconstructed for the report: all that is not trained on."""
+        return [judged.problem for judged in self.judged_unseen] or [p for p, _ in self.unseen]
 
 
 def from_objects(
@@ -85,8 +107,8 @@ def from_objects(
         if len(set(sources)) == 1:
             # The slices of one volume can only be told apart by their number.
             sources = [f"{sources[0]} {i}" for i in range(len(objects))]
-    digests = [_digest(x) for x in objects]
-    kept, held = _split(_groups(sources, digests), table.validation, recipe.seed)
+    digests = [digest_of(x) for x in objects]
+    kept, held = split_groups(groups_of(sources, digests), table.validation, recipe.seed)
     validation = ObjectSamples(objects[held], recipe.seed + 1, fixed=True)
     few = ObjectSamples(objects[kept[: recipe.classical.objects]], recipe.seed, fixed=True)
 
@@ -116,20 +138,36 @@ def from_objects(
 
 
 def read_pairs(
-    recipe: TrainRecipe, instrument: Instrument, plan: Plan, host: Host
-) -> list[tuple[Path, Path, Scan]]:
+    recipe: TrainRecipe,
+    instrument: Instrument,
+    plan: Plan,
+    host: Host,
+    *,
+    without_truth: bool = False,
+) -> list[tuple[Path, Path | None, Scan]]:
     """Files of scan and object, and the prepared scan, for each pair in the recipe's two folders.
+
+    Args:
+        recipe: names the folders.
+        instrument: whose scans they are.
+        plan: how they are prepared.
+        host: plugins with further readers.
+        without_truth: scans suffice: without a folder of objects, none has one.
 
     Raises:
         ObjectsError: a folder is missing or empty.
         ScanError: a scan has no object of its name, or can not be read or prepared.
     """
-    if recipe.data.objects is None or recipe.data.scans is None:
+    assert recipe.data.scans is not None
+    if recipe.data.objects is None and not without_truth:
         raise RecipeError(
-            "scans are paired with objects by file name: give the folder of objects, too "
-            "(--objects, data.objects)"
+            f"the learner {recipe.learner.name!r} needs the truth of each scan, which are paired "
+            "by file name: give the folder of objects, too (--objects, data.objects), or take a "
+            "learner that needs scans alone, such as ssdu (--set learner.name=ssdu)"
         )
-    truths = {_stem(path): path for path in object_files(Path(recipe.data.objects))[0]}
+    truths: dict[str, Path] = {}
+    if recipe.data.objects is not None:
+        truths = {_stem(path): path for path in object_files(Path(recipe.data.objects))[0]}
     folder = Path(recipe.data.scans)
     try:
         files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
@@ -138,7 +176,7 @@ def read_pairs(
     if not files:
         raise ObjectsError(f"there are no scans in {folder}: it is empty")
     lonely = [path.name for path in files if _stem(path) not in truths]
-    if lonely:
+    if lonely and recipe.data.objects is not None:
         raise ScanError(
             f"{', '.join(lonely[:5])} in {folder}: {len(lonely)} of {len(files)} scans have no "
             f"object of the same name in {recipe.data.objects}, which holds "
@@ -151,14 +189,14 @@ def read_pairs(
         except LabreconError as error:
             told = str(error)
             raise type(error)(told if str(path) in told else f"{path}: {told}") from error
-        found.append((path, truths[_stem(path)], scan))
+        found.append((path, truths.get(_stem(path)), scan))
     return found
 
 
 def from_pairs(
     recipe: TrainRecipe,
     instrument: Instrument,
-    read: list[tuple[Path, Path, Scan]],
+    read: list[tuple[Path, Path | None, Scan]],
     operator: Operator,
     device: torch.device,
 ) -> TrainingData:
@@ -177,9 +215,11 @@ def from_pairs(
     """
     table = recipe.data
     pairs, operators, digests = [], [], []
-    made = {read[0][2].geometry.model_dump_json(): operator}
+    apart = set(instrument.noise_fields)
+    made = {read[0][2].geometry.model_dump_json(exclude=apart): operator}
     for path, file, scan in read:
-        key = scan.geometry.model_dump_json()
+        assert file is not None
+        key = scan.geometry.model_dump_json(exclude=apart)
         if key not in made:
             made[key] = stages.make_operator(instrument, scan.geometry, recipe.operator, device)
         own = made[key]
@@ -192,9 +232,9 @@ def from_pairs(
         own.range.check(scan.data, str(path))
         pairs.append((scan, found.reshape(*batch, *own.domain.shape)))
         operators.append(own)
-        digests.append(_digest(found))
-    kept, held = _split(
-        _groups([str(path) for path, _, _ in read], digests), table.validation, recipe.seed
+        digests.append(digest_of(found))
+    kept, held = split_groups(
+        groups_of([str(path) for path, _, _ in read], digests), table.validation, recipe.seed
     )
     term = recipe.data_term
 
@@ -213,7 +253,7 @@ def from_pairs(
             made.append((Problem(operators[i], data, noise, weights), truth.to(device)))
         return made
 
-    data = [_digest(scan.data) for scan, _ in pairs]
+    data = [digest_of(scan.data) for scan, _ in pairs]
     return TrainingData(
         samples(kept),
         samples(held),
@@ -226,13 +266,13 @@ def from_pairs(
             "held_out": len(held),
             "held_out_files": [read[i][0].name for i in held],
         },
-        [each for path, file, _ in read for each in (path, file)],
+        [each for path, file, _ in read for each in (path, file) if each is not None],
         problems(kept[: recipe.classical.objects]),
         problems(held),
     )
 
 
-def _groups(sources: Sequence[str], digests: list[str]) -> list[int]:
+def groups_of(sources: Sequence[str], digests: list[str]) -> list[int]:
     """The same number for objects of one file, and for those that are equal."""
     first: dict[str, int] = {}
     groups: list[int] = []
@@ -246,7 +286,8 @@ def _groups(sources: Sequence[str], digests: list[str]) -> list[int]:
     return groups
 
 
-def _split(groups: list[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+def split_groups(groups: list[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """`labrecon.learners.split`, with the error of a run."""
     try:
         return split(groups, fraction, seed)
     except ValueError as error:
@@ -265,7 +306,8 @@ def _scale(recipe: TrainRecipe, objects: Tensor) -> float:
     return typical
 
 
-def _digest(x: Tensor) -> str:
+def digest_of(x: Tensor) -> str:
+    """SHA-256 of the values."""
     contiguous = x.detach().cpu().resolve_conj().contiguous()
     return hashlib.sha256(contiguous.numpy().tobytes()).hexdigest()
 

@@ -39,7 +39,8 @@ class Order:
         recipe: as resolved.
         plan: preparation, operator and the classical solver beside the network.
         geometry: of the acquisition.
-        pairs: files and scans, where measured scans are trained on.
+        pairs: files of scan and object, and scans, where measured scans are trained on; no file
+            of an object where truths are unknown.
         device: where to compute.
         host: the plugins.
         clock: seconds per stage.
@@ -52,7 +53,7 @@ class Order:
     recipe: TrainRecipe
     plan: Plan
     geometry: BaseModel
-    pairs: list[tuple[Path, Path, Scan]]
+    pairs: list[tuple[Path, Path | None, Scan]]
     device: torch.device
     host: Host
     clock: Clock
@@ -68,9 +69,8 @@ class Order:
         """
         table = self.recipe.network
         given: dict[str, Any] = {"scale": scale, "seed": self.recipe.seed}
+        given |= self.host.for_factory(self.make_network)
         options = self.network_options
-        if "host" in inspect.signature(self.make_network).parameters:
-            given["host"] = self.host
         try:
             made = self.make_network(problem, **given, **options)
         except (TypeError, ValueError, KeyError) as error:
@@ -109,6 +109,11 @@ class Order:
         except TypeError as error:
             raise RecipeError(f"{where}: network.memory: {error}") from error
 
+    @property
+    def without_truth(self) -> bool:
+        """Whether the learner is one for which scans suffice: it, or its factory, says so."""
+        return bool(getattr(self.make_learner, "without_truth", False))
+
     def learner(self, network: Reconstructor, operator: Operator, noise: Noise) -> Learner:
         """What is trained.
 
@@ -116,8 +121,11 @@ class Order:
             RecipeError: the learner refuses an option, or the network.
         """
         table = self.recipe.learner
+        given: dict[str, Any] = {}
+        if "acquisitions" in inspect.signature(self.make_learner).parameters:
+            given["acquisitions"] = self.instrument.acquisitions
         try:
-            return self.make_learner(network, operator, noise, **table.options)
+            return self.make_learner(network, operator, noise, **given, **table.options)
         except (TypeError, ValueError) as error:
             raise RecipeError(
                 f"{self.recipe.where('learner')}: the learner {table.name!r}: {error}"
@@ -167,12 +175,15 @@ def place_order(
     options = {key: value for key, value in names[0].options.items() if key != "memory"}
     check_options(make_network, options, filled, loaded, ("network",))
     make_learner = get(host, "learners", names[1].name, loaded.where("learner", "name"))
-    filled = ("network", "operator", "noise")
+    filled = ("network", "operator", "noise", "acquisitions")
     check_options(make_learner, names[1].options, filled, loaded, ("learner",))
     clock = Clock(watcher=watcher)
     chosen = stages.pick_device(device)
     with clock("read"):
-        pairs = [] if loaded.data.scans is None else read_pairs(loaded, instrument, plan, host)
+        pairs: list[tuple[Path, Path | None, Scan]] = []
+        if loaded.data.scans is not None:
+            alone = bool(getattr(make_learner, "without_truth", False))
+            pairs = read_pairs(loaded, instrument, plan, host, without_truth=alone)
         found = _geometry(instrument, plan, geometry, scan, pairs, host)
     return Order(
         instrument, loaded, plan, found, pairs, chosen, host, clock, make_network, make_learner
@@ -184,7 +195,7 @@ def _geometry(
     plan: Plan,
     geometry: str | Path | None,
     scan: str | Path | None,
-    pairs: list[tuple[Path, Path, Scan]],
+    pairs: list[tuple[Path, Path | None, Scan]],
     host: Host,
 ) -> BaseModel:
     given = [

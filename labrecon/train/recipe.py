@@ -13,6 +13,7 @@ from labrecon.errors import RecipeError
 from labrecon.fitting import FitConfig
 from labrecon.instrument import Instrument
 from labrecon.recipe import (
+    CalibrateTable,
     OpenTable,
     Prepare,
     PriorTable,
@@ -53,7 +54,9 @@ class DataTable(Table):
         default=None, description="folder of objects; by default the instrument simulates them"
     )
     scans: str | None = Field(
-        default=None, description="folder of measured scans, paired with objects by file name"
+        default=None,
+        description="folder of measured scans: paired with objects by file name, or alone for a "
+        "learner that needs no truth",
     )
     count: int = Field(default=200, ge=2, description="number of simulated objects")
     dataset: str | None = Field(
@@ -82,6 +85,7 @@ class ClassicalTable(Table):
 
     solver: SolverTable | None = None
     prior: PriorTable | None = None
+    calibrate: CalibrateTable = CalibrateTable()
     objects: int = Field(default=4, ge=1, description="objects on which the weight is found")
     skip: bool = Field(default=False, description="leave the comparison out")
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import csv
-import math
 import os
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from labrecon import stages
-from labrecon.errors import LabreconError, ObjectsError, TrainingError
+from labrecon.errors import LabreconError, ObjectsError, RecipeError, TrainingError
 from labrecon.fitting.processes import Processes
 from labrecon.instrument import Instrument
 from labrecon.io.checkpoints import CheckpointFolder
@@ -24,7 +21,7 @@ from labrecon.io.model import ModelCard, SavedModel, SpaceCard, save_model
 from labrecon.io.plain import dumps, plain
 from labrecon.io.provenance import collect, hash_inputs, versions
 from labrecon.learner import FitResult, Learner, fit
-from labrecon.learners.supervised import default_metrics
+from labrecon.learners.self_supervised import SelfSupervised
 from labrecon.noise import Noise
 from labrecon.operator import Operator
 from labrecon.plugins import Host
@@ -32,14 +29,14 @@ from labrecon.reconstructor import Reconstructor
 from labrecon.report.page import page_or_warning
 from labrecon.report.parameters import learned
 from labrecon.report.training import SHOWN, Method, TrainingReport, render_training
-from labrecon.solver import solve
-from labrecon.solvers.direct import Direct
-from labrecon.solvers.trained import Trained, with_unit_noise
+from labrecon.solvers.trained import with_unit_noise
 from labrecon.stages import Watcher
-from labrecon.train.classical import tuned
 from labrecon.train.data import TrainingData, from_objects, from_pairs
 from labrecon.train.folder import RunFolder
+from labrecon.train.measured_once import measured_once
 from labrecon.train.order import Order, place_order
+from labrecon.train.scans import from_scans
+from labrecon.train.worth import beside, judged, warn_if_worse
 
 __all__ = ["TrainResult", "train"]
 
@@ -88,7 +85,8 @@ def train(
         out: the run folder: a new one, or one to go on with.
         network: a registered network; by default the recipe's.
         objects: folder of objects; by default the instrument simulates them.
-        scans: folder of measured scans, each with an object of the same file name.
+        scans: folder of measured scans, each with an object of the same file name; or alone, for
+            a learner that needs no truth.
         recipe: a TOML file, a name from ``instrument.recipes()``, or values.
         overrides: dotted assignments on top of the recipe: ``"fit.epochs=20"``.
         geometry: JSON file of the acquisition; by default the instrument's example.
@@ -130,6 +128,7 @@ def train(
     with order.clock("network"):
         made = _network(order, data)
         learner = order.learner(order.in_mode(made), operator, noise)
+        _check_scans(order, learner, data)
     facts = _facts(order, data)
     run = RunFolder.open(out, order.recipe.plain(), facts) if processes.first else RunFolder(out)
     done = processes.agree(run.done if processes.first else None)
@@ -145,11 +144,15 @@ def train(
 
 
 def _data(order: Order, operator: Operator, noise: Noise) -> TrainingData:
-    recipe, instrument = order.recipe, order.instrument
+    recipe, instrument, device = order.recipe, order.instrument, order.device
     if order.pairs:
-        return from_pairs(recipe, instrument, order.pairs, operator, order.device)
+        make = from_scans if order.without_truth else from_pairs
+        return make(recipe, instrument, order.pairs, operator, device)
     try:
-        return from_objects(recipe, instrument, order.geometry, operator, noise, order.device)
+        data = from_objects(recipe, instrument, order.geometry, operator, noise, device)
+        if order.without_truth:
+            data = measured_once(data, recipe, instrument, operator, noise, device)
+        return data
     except ValueError as error:
         # Objects that the noise can not be of (negative counts), or of the wrong space.
         raise ObjectsError(f"the objects can not be measured: {error}") from error
@@ -165,10 +168,23 @@ def _facts(order: Order, data: TrainingData) -> dict[str, Any]:
 
 
 def _network(order: Order, data: TrainingData) -> Reconstructor:
-    problem = data.seen[0][0]
+    problem = data.problems[0]
     if order.recipe.data_term == "unit":
         problem = with_unit_noise(problem)
     return order.network(problem, data.scale)
+
+
+def _check_scans(order: Order, learner: Learner, data: TrainingData) -> None:
+    """Raise where the learner can not be trained on one of the scans."""
+    if not isinstance(learner, SelfSupervised):
+        return
+    try:
+        for scan in data.scans:
+            learner.check(scan.problem)
+    except ValueError as error:
+        raise RecipeError(
+            f"{order.recipe.where('learner')}: the learner {order.recipe.learner.name!r}: {error}"
+        ) from error
 
 
 def _carry_out(
@@ -181,16 +197,16 @@ def _carry_out(
 ) -> TrainResult:
     order.warnings += data.warnings
     untrained = learned(network)
-    before = _judged("before training", order, data, network)
+    before = judged("before training", order, data, network)
     with order.clock("train"):
         result = _fit(order, data, learner, run)
     network.eval()
     with order.clock("write"):
         model = _save(order, data, operator, network, run)
     with order.clock("compare"):
-        methods = [_judged(f"{order.recipe.network.name} (trained)", order, data, network), before]
-        _warn_if_worse(order, methods[0], before)
-        methods += _beside(order, data)
+        methods = [judged(f"{order.recipe.network.name} (trained)", order, data, network), before]
+        warn_if_worse(order, methods[0], before)
+        methods += beside(order, data)
     provenance = _provenance(order, data, result, methods, model)
     with order.clock("report"):
         page = _page(order, data, provenance, methods, untrained, learned(network), run)
@@ -256,91 +272,6 @@ def _save(
     return save_model(run.path, card, network, designs)
 
 
-# -- what it is worth ------------------------------------------------------------------------------
-
-
-def _judged(title: str, order: Order, data: TrainingData, network: Reconstructor) -> Method:
-    solver = Trained(network, data_term=order.recipe.data_term)
-    modes = [(part, part.training) for part in network.modules()]
-    network.eval()
-    begin = time.perf_counter()
-    try:
-        with torch.no_grad():
-            made = [solver.step(p, solver.init(p))[0].x for p, _ in data.unseen]
-    except (RuntimeError, ValueError, ArithmeticError) as error:
-        raise TrainingError(f"{title}, on held-out objects: {error}") from error
-    finally:
-        for part, mode in modes:
-            part.training = mode
-    return _method(title, data, made, time.perf_counter() - begin)
-
-
-def _warn_if_worse(order: Order, trained: Method, before: Method) -> None:
-    now, then = trained.metrics["nrmse"], before.metrics["nrmse"]
-    if now > then:
-        order.warnings.append(
-            f"on held-out objects the trained network is worse than before training (NRMSE "
-            f"{now:.3g}, before {then:.3g}): train longer (fit.epochs), with a lower "
-            "fit.learning_rate, or on more objects"
-        )
-
-
-def _beside(order: Order, data: TrainingData) -> list[Method]:
-    """The classical solver, and the instrument's own direct inversion."""
-    if order.recipe.classical.skip:
-        return []
-    methods = []
-
-    def attempt(make: Callable[[], Method], title: str) -> None:
-        try:
-            methods.append(make())
-        except (LabreconError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-            order.warnings.append(f"the comparison with {title} failed: {error}")
-
-    attempt(lambda: _classical(order, data), order.plan.title)
-    attempt(lambda: _direct(data), "the direct inversion")
-    return methods
-
-
-def _classical(order: Order, data: TrainingData) -> Method:
-    found = tuned(order.plan, data.seen, data.unseen)
-    note = "nothing to tune"
-    if found.weight is not None:
-        count = sum(math.prod(problem.batch) for problem, _ in data.seen)
-        note = (
-            f"weight {found.weight:.3g}: the best of {len(found.tried)} on {count} objects that "
-            "were trained on"
-        )
-    return _method(found.title, data, found.estimates, found.seconds, note)
-
-
-def _direct(data: TrainingData) -> Method:
-    begin = time.perf_counter()
-    with torch.no_grad():
-        made = [solve(Direct(), problem).x for problem, _ in data.unseen]
-    return _method("direct inversion", data, made, time.perf_counter() - begin)
-
-
-def _method(
-    title: str, data: TrainingData, made: Sequence[Tensor], seconds: float, note: str = ""
-) -> Method:
-    ndim = data.unseen[0][0].operator.domain.ndim
-    pairs = [
-        pair
-        for x, (_, truth) in zip(made, data.unseen, strict=True)
-        for pair in zip(_elements(x, ndim), _elements(truth, ndim), strict=True)
-    ]
-    metrics = {
-        name: math.fsum(metric(x, truth) for x, truth in pairs) / len(pairs)
-        for name, metric in default_metrics(tuple(pairs[0][1].shape)).items()
-    }
-    return Method(title, metrics, [x.cpu() for x, _ in pairs[:SHOWN]], seconds, note)
-
-
-def _elements(x: Tensor, ndim: int) -> list[Tensor]:
-    return list(x.reshape(-1, *x.shape[x.ndim - ndim :]))
-
-
 def _provenance(
     order: Order,
     data: TrainingData,
@@ -385,9 +316,11 @@ def _page(
     after: Mapping[str, Tensor],
     run: RunFolder,
 ) -> str:
-    domain, space = (data.unseen[0][0].operator.domain, data.unseen[0][0].operator.range)
-    truths = [x for _, truth in data.unseen for x in _elements(truth.cpu(), domain.ndim)]
-    measured = [y for problem, _ in data.unseen for y in _elements(problem.data.cpu(), space.ndim)]
+    domain, space = (data.problems[0].operator.domain, data.problems[0].operator.range)
+    truths = [x for _, truth in data.unseen for x in truth.cpu().reshape(-1, *domain.shape)]
+    measured = [
+        y for problem in data.problems for y in problem.data.cpu().reshape(-1, *space.shape)
+    ]
     instrument = order.instrument
     report = TrainingReport(
         order.recipe.network.name,

@@ -118,11 +118,11 @@ def _upright(geometry: CTGeometry, data: Tensor) -> Tensor:
     rows, columns = geometry.rows or 1, geometry.columns
     steps = geometry.row_pitch or 1.0, geometry.column_pitch
     middle = 0.5 * (rows - 1), 0.5 * (columns - 1)
-    v = ((torch.arange(rows) - middle[0]) * steps[0])[:, None]
+    v = ((torch.arange(rows) - middle[0] - geometry.row_offset) * steps[0])[:, None]
     u = (torch.arange(columns) - middle[1]) * steps[1]
     cos_t, sin_t = math.cos(geometry.detector_tilt), math.sin(geometry.detector_tilt)
     column = (u * cos_t + v * sin_t) / steps[1] / max(middle[1], 0.5)
-    row = (v * cos_t - u * sin_t) / steps[0] / max(middle[0], 0.5)
+    row = ((v * cos_t - u * sin_t) / steps[0] + geometry.row_offset) / max(middle[0], 0.5)
     grid = torch.stack([column, row], -1).to(data)
     panels = data.transpose(1, 2).flatten(0, 1)[:, None]
     turned = torch.nn.functional.grid_sample(
@@ -144,6 +144,7 @@ def _cosines(geometry: CTGeometry, u: Tensor, device: torch.device) -> Tensor:
 def _rows(geometry: CTGeometry, device: torch.device) -> Tensor:
     rows = geometry.rows or 1
     v = torch.arange(rows, dtype=torch.float64, device=device) - (rows - 1) / 2
+    v = v - geometry.row_offset
     return v * (geometry.row_pitch or 1.0) / geometry.magnification
 
 
@@ -197,7 +198,7 @@ def _cone(geometry: CTGeometry, panel: Tensor, column: Tensor, depth: Tensor) ->
     nz = geometry.volume_shape[0]
     rows = geometry.rows or 1
     z = torch.arange(nz, dtype=torch.float64, device=panel.device) - (nz - 1) / 2
-    z = z * geometry.voxel[0]
+    z = z * geometry.voxel[0] + geometry.slice_offset
     spacing = (geometry.row_pitch or 1.0) / geometry.magnification
     at_columns = torch.nn.functional.pad(panel, (2, 2, 2, 2)).flatten(0, 1)
     inside = column.detach().floor().long().add(2).clamp(0, panel.shape[-1] + 2)
@@ -205,7 +206,7 @@ def _cone(geometry: CTGeometry, panel: Tensor, column: Tensor, depth: Tensor) ->
     values = at_columns[:, inside]
     values = values + across * (at_columns[:, inside + 1] - values)
     values = values.reshape(len(panel), rows + 4, -1)
-    place = z[:, None] / depth.flatten() / spacing + (rows - 1) / 2
+    place = z[:, None] / depth.flatten() / spacing + (rows - 1) / 2 + geometry.row_offset
     low = place.detach().floor()
     up = (place - low).to(panel.dtype)
     index = (low.long() + 2).clamp(0, rows + 2)

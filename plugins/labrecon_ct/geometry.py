@@ -21,7 +21,8 @@ class CTGeometry(BaseModel):
     Frame: x to the right, y up, z along the rotation axis. At angle θ a parallel ray travels along
     ``(sin θ, −cos θ)``, the detector's column axis is ``(cos θ, sin θ)``; a cone's source stands at
     ``source_origin · (sin θ, −cos θ)``. Image row 0 is at ``y = +max``, slice 0 at ``z = −max``,
-    detector row 0 at ``v = −max``. Sample ``i`` of ``n`` is at ``(i − (n − 1)/2) · pitch``.
+    detector row 0 at ``v = −max``. Sample ``i`` of ``n`` is at ``(i − (n − 1)/2) · pitch``; the
+    volume may be higher by ``slice_offset``, and the detector lower by ``row_offset`` rows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -40,6 +41,11 @@ class CTGeometry(BaseModel):
         0.0,
         description="rotation axis on the detector, in columns from its middle: "
         "centre column − (columns − 1)/2",
+    )
+    row_offset: float = Field(
+        0.0,
+        description="plane of the source on the detector, in rows from its middle: its row − "
+        "(rows − 1)/2 (3D only)",
     )
     detector_tilt: float = Field(
         0.0, description="rotation of the detector in its plane in rad (3D only)"
@@ -62,6 +68,10 @@ class CTGeometry(BaseModel):
     )
     slice_thickness: float | None = Field(
         None, gt=0, description="voxel size along z in mm; the magnified row pitch by default"
+    )
+
+    slice_offset: float = Field(
+        0.0, description="middle of the volume above the plane of the source in mm (3D only)"
     )
 
     @model_validator(mode="before")
@@ -111,6 +121,12 @@ class CTGeometry(BaseModel):
             )
         if self.detector_tilt and self.rows is None:
             raise ValueError("a detector tilt needs detector rows (a 3D geometry)")
+        shifted = bool(self.row_offset or self.slice_offset)
+        if shifted and self.rows is None:
+            raise ValueError("row_offset and slice_offset need detector rows (a 3D geometry)")
+        if shifted and self.vectors is not None:
+            raise ValueError("vectors say where the detector is: leave out row_offset and "
+                             "slice_offset")  # fmt: skip
         if self.vectors is not None:
             size = 6 if self.rows is None else 12
             if len(self.vectors) != views or any(len(v) != size for v in self.vectors):
@@ -168,6 +184,7 @@ class CTGeometry(BaseModel):
             and self.beam == "parallel"
             and self.vectors is None
             and self.detector_tilt == 0
+            and self.row_offset == self.slice_offset == 0
             and self.rows == self.volume_shape[0]
             and math.isclose(self.row_pitch or 0, self.slice_thickness or 0, rel_tol=1e-9)
         )
@@ -183,9 +200,12 @@ class CTGeometry(BaseModel):
             }
         )
 
-    def moved(self, angles: Sequence[float], centre_offset: float) -> CTGeometry:
-        """The same acquisition with other angles and rotation axis."""
-        return self.model_copy(update={"angles": tuple(angles), "centre_offset": centre_offset})
+    def moved(
+        self, angles: Sequence[float], centre_offset: float, detector_tilt: float
+    ) -> CTGeometry:
+        """The same acquisition with other angles, rotation axis and tilt (rad) of the detector."""
+        update = {"centre_offset": centre_offset, "detector_tilt": detector_tilt}
+        return self.model_copy(update={"angles": tuple(angles), **update})
 
     def select(self, views: Sequence[int]) -> CTGeometry:
         """The same acquisition with some of the views."""

@@ -1,13 +1,14 @@
-"""Derivatives of a projection by the angles and the rotation axis, for any backend."""
+"""Derivatives of a projection by angles, rotation axis and tilt, for any backend."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import math
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Backend", "backproject", "project"]
+__all__ = ["Backend", "Motion", "backproject", "project"]
 
 
 class Backend(Protocol):
@@ -22,26 +23,42 @@ class Backend(Protocol):
         ...
 
 
-def project(images: Tensor, angles: Tensor, centre: Tensor, at: Backend) -> Tensor:
-    """``A(θ, c) f``, differentiable to any order in all three.
+class Motion(NamedTuple):
+    """What moves in an acquisition.
 
-    ``∂_θ P_θ f = P_θ(x ∂_y f − y ∂_x f)`` (turning the gantry is turning the object back) and
-    ``∂_c p = −∂_u p`` (moving the axis by a column moves the data by one). Both hold for what is
-    smooth on the scale of a pixel.
+    Attributes:
+        angles: of the views in rad.
+        centre: offset of the rotation axis in columns.
+        tilt: rotation of the detector in its plane in degrees.
+        aspect: row pitch over column pitch.
+    """
+
+    angles: Tensor
+    centre: Tensor
+    tilt: Tensor
+    aspect: float = 1.0
+
+
+def project(images: Tensor, motion: Motion, at: Backend) -> Tensor:
+    """``A(θ, c, τ) f``, differentiable to any order in all four.
+
+    ``∂_θ P_θ f = P_θ(x ∂_y f − y ∂_x f)`` (turning the gantry is turning the object back),
+    ``∂_c p = −∂_u p`` (moving the axis by a column moves the data by one) and, with u and v from
+    the detector's middle, ``∂_τ p = u ∂_v p − v ∂_u p``. All hold for what is smooth on the scale
+    of a pixel.
 
     Args:
         images: ``(batch, *image)``, y downwards along the last axis but one.
-        angles: of the views in rad, those that ``at`` was built for.
-        centre: offset of the axis in columns, likewise.
+        motion: the values that ``at`` was built for.
         at: the projector at these values.
     """
-    result: Tensor = _Project.apply(images, angles, centre, at)
+    result: Tensor = _Project.apply(images, *motion, at)
     return result
 
 
-def backproject(lines: Tensor, angles: Tensor, centre: Tensor, at: Backend) -> Tensor:
-    """``A(θ, c)ᵀ y``, differentiable like `project`."""
-    result: Tensor = _Backproject.apply(lines, angles, centre, at)
+def backproject(lines: Tensor, motion: Motion, at: Backend) -> Tensor:
+    """``A(θ, c, τ)ᵀ y``, differentiable like `project`."""
+    result: Tensor = _Backproject.apply(lines, *motion, at)
     return result
 
 
@@ -49,55 +66,85 @@ class _Project(torch.autograd.Function):
     """The backward pass is made of `project` and `backproject`, hence differentiable itself."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, angles: Tensor, centre: Tensor, at: Backend) -> Tensor:
+    def forward(
+        ctx: Any,
+        images: Tensor,
+        angles: Tensor,
+        centre: Tensor,
+        tilt: Tensor,
+        aspect: float,
+        at: Backend,
+    ) -> Tensor:
         lines = at.forward(images)
-        ctx.at = at
-        ctx.save_for_backward(images, angles, centre, lines)
+        ctx.at, ctx.aspect = at, aspect
+        ctx.save_for_backward(images, angles, centre, tilt, lines)
         return lines
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (v,) = gradients
-        images, angles, centre, lines = ctx.saved_tensors
-        by_images = backproject(v, angles, centre, ctx.at) if ctx.needs_input_grad[0] else None
-        return by_images, *_by_motion(ctx, v, images, lines, angles, centre), None
+        images, angles, centre, tilt, lines = ctx.saved_tensors
+        motion = Motion(angles, centre, tilt, ctx.aspect)
+        by_images = backproject(v, motion, ctx.at) if ctx.needs_input_grad[0] else None
+        return by_images, *_by_motion(ctx, v, images, lines, motion), None, None
 
 
 class _Backproject(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, lines: Tensor, angles: Tensor, centre: Tensor, at: Backend) -> Tensor:
-        ctx.at = at
-        ctx.save_for_backward(lines, angles, centre)
+    def forward(
+        ctx: Any,
+        lines: Tensor,
+        angles: Tensor,
+        centre: Tensor,
+        tilt: Tensor,
+        aspect: float,
+        at: Backend,
+    ) -> Tensor:
+        ctx.at, ctx.aspect = at, aspect
+        ctx.save_for_backward(lines, angles, centre, tilt)
         return at.backward(lines)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (w,) = gradients
-        lines, angles, centre = ctx.saved_tensors
+        lines, angles, centre, tilt = ctx.saved_tensors
+        motion = Motion(angles, centre, tilt, ctx.aspect)
         # ⟨Aᵀy, w⟩ = ⟨y, A w⟩: the derivatives of a projection of w.
-        projected = project(w, angles, centre, ctx.at)
-        return projected, *_by_motion(ctx, lines, w, projected, angles, centre), None
+        projected = project(w, motion, ctx.at)
+        return projected, *_by_motion(ctx, lines, w, projected, motion), None, None
 
 
 def _by_motion(
-    ctx: Any, v: Tensor, images: Tensor, lines: Tensor, angles: Tensor, centre: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of ``⟨v, A(θ, c) f⟩`` by ``θ`` and ``c``, with ``lines = A(θ, c) f``."""
-    by_angle = by_centre = None
+    ctx: Any, v: Tensor, images: Tensor, lines: Tensor, motion: Motion
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of ``⟨v, A(θ, c, τ) f⟩`` by what moves, with ``lines = A(θ, c, τ) f``."""
+    by_angle = by_centre = by_tilt = None
     if ctx.needs_input_grad[1]:
-        turned = v * project(rotation(images), angles, centre, ctx.at)
+        turned = v * project(rotation(images), motion, ctx.at)
         others = [axis for axis in range(v.ndim) if axis != v.ndim - 2]
-        by_angle = turned.sum(others).to(angles)
+        by_angle = turned.sum(others).to(motion.angles)
     if ctx.needs_input_grad[2]:
-        by_centre = -(v * _slope(lines)).sum().to(centre)
-    return by_angle, by_centre
+        by_centre = -(v * _slope(lines, -1)).sum().to(motion.centre)
+    if ctx.needs_input_grad[3]:
+        turned = v * _turned(lines, motion.aspect)
+        by_tilt = turned.sum().to(motion.tilt) * math.pi / 180
+    return by_angle, by_centre, by_tilt
 
 
-def _slope(lines: Tensor) -> Tensor:
-    """Derivative along the columns."""
-    if lines.shape[-1] < 2:
+def _turned(lines: Tensor, aspect: float) -> Tensor:
+    """``u ∂_v p − v ∂_u p`` of data ``(batch, row, angle, column)``, per rad."""
+    options: dict[str, Any] = {"dtype": lines.dtype, "device": lines.device}
+    rows, columns = lines.shape[-3], lines.shape[-1]
+    u = torch.arange(columns, **options) - (columns - 1) / 2
+    v = torch.arange(rows, **options) - (rows - 1) / 2
+    return u / aspect * _slope(lines, -3) - aspect * v[:, None, None] * _slope(lines, -1)
+
+
+def _slope(lines: Tensor, axis: int) -> Tensor:
+    """Derivative along an axis, per sample."""
+    if lines.shape[axis] < 2:
         return torch.zeros_like(lines)
-    slope: Tensor = torch.gradient(lines, dim=-1)[0]
+    slope: Tensor = torch.gradient(lines, dim=axis)[0]
     return slope
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import torch
@@ -15,7 +17,7 @@ from labrecon.design import Box
 from labrecon_ct.backends import cache
 from labrecon_ct.backends.rays import RayBackend
 from labrecon_ct.geometry import CTGeometry
-from labrecon_ct.motion import Backend, backproject, project
+from labrecon_ct.motion import Backend, Motion, backproject, project
 from labrecon_ct.poses import poses
 
 __all__ = ["CTMemoryError", "CTProjector"]
@@ -28,6 +30,7 @@ CUDA_MISMATCH = 0.03
 #: A matrix takes as long to make as some sixty slices take to project.
 MATRIX_PAYS = 60
 BackendName = Literal["auto", "matrix", "astra", "rays"]
+Values = tuple[Tensor, Tensor, Tensor]
 
 
 class CTMemoryError(MemoryError):
@@ -49,15 +52,20 @@ class CTProjector(Operator):
         auto: CUDA data: astra. Else 2D: matrix within ``memory_budget`` if it pays for ``uses``,
             otherwise astra. Else rays. The choice and its reason are in `backend` and `reason`.
 
-    ``angles`` (rad) is a design parameter and ``centre`` (offset of the rotation axis in columns) a
-    nuisance. With the rays backend their gradients are those of the interpolated integrals; with
+    ``angles`` (rad) is a design parameter; ``centre`` (offset of the rotation axis in columns) and,
+    in 3D, ``tilt`` (rotation of the detector in its plane, in degrees) are nuisances. With the rays
+    backend their gradients are those of the interpolated integrals; with
     the others they follow the rotation generator, ``∂_θ P_θ f = P_θ(x ∂_y f − y ∂_x f)``, and
     ``∂_c p = −∂_s p``: right for smooth objects to about 1 %, where pixel-exact derivatives of a
     line kernel are useless for descent. They are differentiable again, to any order.
 
+    A tilted detector's rows see several slices: then, and while gradients of the tilt are on, the
+    volume is projected as one, by ASTRA on CUDA and else by rays.
+
     At other values than the geometry's, the matrix backend works through ASTRA's projector of the
-    same kernel, which needs no building; `settled` gives a projector with a matrix for them. A
-    geometry given by vectors has no design ``angles``.
+    same kernel, which needs no building, and makes a matrix for values that it is applied at for
+    long; `settled` gives a projector with a matrix for them. A geometry given by vectors has no
+    design ``angles``.
 
     Args:
         geometry: the acquisition.
@@ -78,6 +86,7 @@ class CTProjector(Operator):
 
     angles: Tensor
     centre: Tensor
+    tilt: Tensor
 
     def __init__(
         self,
@@ -93,7 +102,7 @@ class CTProjector(Operator):
         debug: bool = False,
     ) -> None:
         self._built: Backend | None = None
-        self._moved: tuple[Tensor, Tensor, Backend] | None = None
+        self._moved: _Moved | None = None
         names = ("z", "y", "x")[-geometry.ndim :]
         data_names = ("angle", "detector") if geometry.ndim == 2 else ("row", "angle", "column")
         super().__init__(
@@ -102,21 +111,27 @@ class CTProjector(Operator):
         )
         _require_memory(self.domain, self.range)
         self.geometry = geometry
-        self.flat = geometry.slice_geometry() if geometry.slicewise else geometry
+        self._slice = geometry.slice_geometry() if geometry.slicewise else None
         self.kernel = kernel
         self.filter = filter
         self.debug = debug
         self.memory_budget = memory_budget
         self.uses = uses
         self.asked: BackendName = backend
-        self._select(torch.device(device))
         angles = torch.tensor(geometry.angles, dtype=torch.float64)
         if geometry.vectors is None:
             self.design("angles", angles, Box(unit="rad"))
         else:
             self.register_buffer("angles", angles)
-        self.nuisance("centre", torch.tensor(geometry.centre_offset, dtype=torch.float64))
-        self._start = angles.clone(), self.centre.detach().clone()
+        centre = torch.tensor(geometry.centre_offset, dtype=torch.float64)
+        self.nuisance("centre", centre, Box(unit="columns"))
+        tilt = torch.tensor(math.degrees(geometry.detector_tilt), dtype=torch.float64)
+        if geometry.ndim == 3 and geometry.vectors is None:
+            self.nuisance("tilt", tilt, Box(unit="deg"))
+        else:
+            self.register_buffer("tilt", tilt)
+        self._start = angles.clone(), centre.clone(), tilt.clone()
+        self._select(torch.device(device))
         if torch.device(device).type != "cpu":
             self.to(device)
 
@@ -124,7 +139,8 @@ class CTProjector(Operator):
         """The projector of some views, with the nuisances that this one has."""
         flat = self.geometry
         moved = not torch.equal(self.angles.detach(), self._start[0].to(self.angles.device))
-        if axis != "angle" or flat.vectors is not None or moved or self.centre.requires_grad:
+        learned = self.centre.requires_grad or self.tilt.requires_grad
+        if axis != "angle" or flat.vectors is not None or moved or learned:
             return None
         dose = flat.dose and tuple(flat.dose[i] for i in members)
         angles = tuple(flat.angles[i] for i in members)
@@ -141,7 +157,19 @@ class CTProjector(Operator):
         )
         with torch.no_grad():
             made.centre.copy_(self.centre)
+            made.tilt.copy_(self.tilt)
         return made
+
+    @property
+    def flat(self) -> CTGeometry:
+        """What is projected at the present tilt: a slice where each row sees its own, or all."""
+        tilt = float(self.tilt.detach())
+        learned = self.tilt.requires_grad and torch.is_grad_enabled()
+        if self._slice is not None and tilt == 0 and not learned:
+            return self._slice
+        if torch.equal(self._start[2].to(self.tilt), self.tilt):
+            return self.geometry
+        return self.geometry.model_copy(update={"detector_tilt": math.radians(tilt)})
 
     def _select(self, device: torch.device) -> None:
         slices = math.prod(self.geometry.volume_shape) // math.prod(self.flat.volume_shape)
@@ -171,16 +199,15 @@ class CTProjector(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         """Line integrals of ``x``."""
-        batch = self.domain.batch(x)
-        images = x.reshape(-1, *self.flat.volume_shape)
+        batch, flat = self.domain.batch(x), self.flat
+        images = x.reshape(-1, *flat.volume_shape)
         if not self._learns:
             at = self._at()
             lines = linear_function(images, at.forward, at.backward)
-        elif self.backend == "rays":
-            centre = self.centre.to(self.angles)
-            lines = RayBackend(self.flat, poses(self.flat, self.angles, centre)).project(images)
+        elif self._by_rays(flat):
+            lines = RayBackend(flat, self._poses(flat)).project(images)
         else:
-            lines = project(images, self.angles, self.centre, self._at())
+            lines = project(images, self._motion(flat), self._at())
         return lines.reshape(*batch, *self.range.shape)
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -189,10 +216,10 @@ class CTProjector(Operator):
         if not self._learns:
             at = self._at()
             images = linear_function(lines, at.backward, at.forward)
-        elif self.backend == "rays":
+        elif self._by_rays(self.flat):
             return Operator.adjoint(self, y)
         else:
-            images = backproject(lines, self.angles, self.centre, self._at())
+            images = backproject(lines, self._motion(self.flat), self._at())
         return images.reshape(*self.range.batch(y), *self.domain.shape)
 
     def initial(self, y: Tensor) -> Tensor:
@@ -205,8 +232,20 @@ class CTProjector(Operator):
 
     @property
     def _learns(self) -> bool:
-        wanted = self.angles.requires_grad or self.centre.requires_grad
+        wanted = any(p.requires_grad for p in (self.angles, self.centre, self.tilt))
         return wanted and torch.is_grad_enabled()
+
+    def _by_rays(self, flat: CTGeometry) -> bool:
+        """Whether rays are sampled in torch: asked for, or a volume where ASTRA has no CUDA."""
+        return self.backend == "rays" or (flat.ndim == 3 and not self.angles.is_cuda)
+
+    def _poses(self, flat: CTGeometry) -> Tensor:
+        centre, tilt = self.centre.to(self.angles), torch.deg2rad(self.tilt.to(self.angles))
+        return poses(flat, self.angles, centre, tilt)
+
+    def _motion(self, flat: CTGeometry) -> Motion:
+        aspect = (flat.row_pitch or flat.column_pitch) / flat.column_pitch
+        return Motion(self.angles, self.centre, self.tilt, aspect)
 
     # -- backends ------------------------------------------------------------------------------
 
@@ -218,7 +257,9 @@ class CTProjector(Operator):
     def settled(self) -> CTProjector:
         """A projector whose geometry has the present angles and centre, with its own matrix."""
         return CTProjector(
-            self.geometry.moved(self.angles.tolist(), float(self.centre)),
+            self.geometry.moved(
+                self.angles.tolist(), float(self.centre), math.radians(float(self.tilt))
+            ),
             backend=self.asked,
             kernel=self.kernel,
             memory_budget=self.memory_budget,
@@ -230,41 +271,66 @@ class CTProjector(Operator):
         )
 
     def _at(self) -> Backend:
-        """The backend at the present angles and centre; never that of earlier ones."""
-        angles, centre = self.angles.detach(), self.centre.detach()
-        if angles.shape != self._start[0].shape:
-            raise ValueError(f"{len(self._start[0])} angles, one per view, got {len(angles)}")
-        if _same(self._start, angles, centre):
+        """The backend at the present values; never that of earlier ones."""
+        values = self.angles.detach(), self.centre.detach(), self.tilt.detach()
+        flat = self.flat
+        if len(values[0]) != len(self._start[0]):
+            raise ValueError(f"{len(self._start[0])} angles, one per view, got {len(values[0])}")
+        if _same(self._start, values) and flat.ndim == (self._slice or self.geometry).ndim:
             if self._built is None:
-                self._built = self._build(self.flat, angles, centre)
+                self._built = self._build(flat, values)
             return self._built
-        if self._moved is None or not _same(self._moved, angles, centre):
-            geometry = self.flat.moved(angles.tolist(), float(centre))
-            at = self._build(geometry, angles, centre, moved=True)
-            self._moved = angles.clone(), centre.clone(), at
-        return self._moved[2]
+        held = self._moved
+        if held is None or held.ndim != flat.ndim or not _same(held.values, values):
+            geometry = flat.moved(values[0].tolist(), float(values[1]), flat.detector_tilt)
+            kept = values[0].clone(), values[1].clone(), values[2].clone()
+            held = _Moved(kept, flat.ndim, geometry, self._build(geometry, values, moved=True))
+            self._moved = held
+        held.uses += 1
+        if held.uses == MATRIX_PAYS and self.backend == "matrix" and flat.ndim == 2:
+            held.at = self._build(held.geometry, values)
+        return held.at
 
-    def _build(
-        self, geometry: CTGeometry, angles: Tensor, centre: Tensor, moved: bool = False
-    ) -> Backend:
-        pose = poses(geometry, angles.double(), centre.double())
-        if self.backend == "rays":
+    def _build(self, geometry: CTGeometry, values: Values, moved: bool = False) -> Backend:
+        angles, centre, tilt = (value.double() for value in values)
+        pose = poses(geometry, angles, centre, torch.deg2rad(tilt))
+        if self._by_rays(geometry):
             return RayBackend(geometry, pose)
         from labrecon_ct.backends.direct import AstraBackend
         from labrecon_ct.backends.matrix import MatrixBackend
 
-        values = pose.cpu().numpy()
+        numbers = pose.cpu().numpy()
         if self.backend == "matrix" and not moved:
-            return MatrixBackend(geometry, values, self.kernel)
-        return AstraBackend(geometry, values, self.kernel, cuda=angles.is_cuda, debug=self.debug)
+            return MatrixBackend(geometry, numbers, self.kernel)
+        return AstraBackend(geometry, numbers, self.kernel, cuda=angles.is_cuda, debug=self.debug)
 
     def __getstate__(self) -> dict[str, Any]:
         # The backend holds handles of another library.
         return {**self.__dict__, "_built": None, "_moved": None}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy with values of its own; what was built for the geometry's never changes."""
+        memo[id(self._built)] = self._built
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        held = {**self.__dict__, "_moved": None}
+        made.__dict__.update({name: copy.deepcopy(value, memo) for name, value in held.items()})
+        return made
 
-def _same(known: Sequence[Any], angles: Tensor, centre: Tensor) -> bool:
-    return torch.equal(known[0].to(angles), angles) and torch.equal(known[1].to(centre), centre)
+
+@dataclass
+class _Moved:
+    """The backend at other values than the geometry's, and how often it was asked for."""
+
+    values: Values
+    ndim: int
+    geometry: CTGeometry
+    at: Backend
+    uses: int = 0
+
+
+def _same(known: Values, values: Values) -> bool:
+    return all(torch.equal(a.to(b), b) for a, b in zip(known, values, strict=True))
 
 
 def _choose(

@@ -32,7 +32,8 @@ def forward_model(
     """``y_c(t) = Σ_r S_c(r) x(r) e^{−i2π k(t)·r} e^{−i2π f(r) t}``.
 
     Without a trajectory this is a masked FFT. Design parameters are ``sampling.mask`` (Cartesian)
-    or ``sampling.trajectory`` (``sampling.nufft.trajectory`` with a field map).
+    or ``sampling.trajectory`` (``sampling.nufft.trajectory`` with a field map). Along a trajectory
+    ``sampling.delay``, of the gradients of each axis in samples, is a nuisance.
 
     Args:
         geometry: the acquisition, with coil sensitivities where there are several coils.

@@ -26,9 +26,13 @@ class NUFFT(Operator):
     are coils, slices, whatever shares the trajectory. Gradients by image, data and trajectory are
     right to any order. ``Aᴴ W A`` is a convolution (`Toeplitz`), which solvers use by themselves.
 
-    ``trajectory`` is a design parameter. `initial` is gridding: the adjoint with Pipe–Menon density
-    compensation. The density is never part of the data term, where it would not be the likelihood
-    of white noise; give it as ``weights`` to a problem where that is wanted.
+    ``trajectory`` is a design parameter. ``delay``, of the gradients of each axis against the
+    receiver in samples, is a nuisance: data are taken at ``k(t + τ) ≈ k + τ dk/dt``, negative where
+    the gradients lag behind, as in the steps ``radial_delay`` and ``trajectory_delay``.
+
+    `initial` is gridding: the adjoint with Pipe–Menon density compensation. The density is never
+    part of the data term, where it would not be the likelihood of white noise; give it as
+    ``weights`` to a problem where that is wanted.
 
     Args:
         matrix: image size along (y, x) or (z, y, x).
@@ -53,6 +57,7 @@ class NUFFT(Operator):
     """
 
     trajectory: Tensor
+    delay: Tensor
 
     def __init__(
         self,
@@ -86,15 +91,24 @@ class NUFFT(Operator):
         edge = torch.tensor([n / (2 * length) for n, length in zip(shape, self.fov, strict=True)])
         reach = feasible if feasible is not None else Box(-edge, edge, unit="cycles/m")
         self.design("trajectory", trajectory.to(torch.float64), reach)
+        self.nuisance("delay", torch.zeros(ndim, dtype=torch.float64), Box(unit="samples"))
         self._kernel: tuple[Tensor, Toeplitz] | None = None
         self._density: tuple[Tensor, Tensor] | None = None
 
     # -- the map -------------------------------------------------------------------------------
 
+    def sampled(self) -> Tensor:
+        """Where the samples were taken: the trajectory, moved by the delays."""
+        learned = self.delay.requires_grad and torch.is_grad_enabled()
+        if self.trajectory.shape[-2] < 2 or not (learned or bool(self.delay.any())):
+            return self.trajectory
+        (rate,) = torch.gradient(self.trajectory, dim=-2)
+        return self.trajectory + self.delay * rate
+
     def omega(self) -> Tensor:
-        """The trajectory in rad/pixel, ([points,] sample, axis)."""
+        """`sampled` in rad/pixel, ([points,] sample, axis)."""
         pixel = [length / n for length, n in zip(self.fov, self.matrix, strict=True)]
-        scaled = self.trajectory * self.trajectory.new_tensor(pixel) * (2 * math.pi)
+        scaled = self.sampled() * self.trajectory.new_tensor(pixel) * (2 * math.pi)
         flat = scaled.flatten(-3, -2)
         return flat.reshape(-1, *flat.shape[-2:]) if flat.ndim > 2 else flat
 
@@ -124,15 +138,15 @@ class NUFFT(Operator):
         return self.normal_map(weights)(x)
 
     def normal_map(self, weights: Tensor | None = None) -> Map:
-        """``Aᴴ W A`` as a `Toeplitz` convolution; as two transforms while the trajectory learns."""
-        if self.trajectory.requires_grad and torch.is_grad_enabled():
+        """``Aᴴ W A`` as a `Toeplitz` convolution; as two transforms while samples move."""
+        if self.sampled().requires_grad and torch.is_grad_enabled():
             return lambda x: self.adjoint(self(x) if weights is None else weights * self(x))
         if weights is not None:
             return self._toeplitz(weights)
-        held = self._kernel
-        if held is None or not torch.equal(held[0], self.trajectory):
+        held, now = self._kernel, self.sampled().detach()
+        if held is None or not torch.equal(held[0], now):
             ones = torch.ones(self.range.shape, device=self.trajectory.device)
-            held = self._kernel = self.trajectory.detach().clone(), self._toeplitz(ones)
+            held = self._kernel = now.clone(), self._toeplitz(ones)
         return held[1]
 
     def _toeplitz(self, weights: Tensor) -> Toeplitz:
@@ -154,8 +168,8 @@ class NUFFT(Operator):
     # -- first estimates -----------------------------------------------------------------------
 
     def density(self) -> Tensor:
-        """Pipe–Menon density compensation ([*frames,] shot, sample) at the present trajectory."""
-        now = self.trajectory.detach()
+        """Pipe–Menon density compensation ([*frames,] shot, sample) where samples are now."""
+        now = self.sampled().detach()
         held = self._density
         if held is None or not torch.equal(held[0], now):
             value = pipe_menon(self.matrix, self.fov, now, backend=self.backend)

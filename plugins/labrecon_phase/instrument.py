@@ -172,13 +172,8 @@ class PhaseInstrument(Instrument):
             # No prior: a relative weight is a fraction of the gradient at zero, where it vanishes.
             "fpm": {"solver": {**newton, "iterations": 6}},
             "fpm-calibrated": {
-                "solver": {
-                    **newton,
-                    "iterations": 6,
-                    "inner": 5,
-                    "after": 1,
-                    "nuisances": nuisances,
-                }
+                "solver": {**newton, "iterations": 6, "inner": 5, "check_every": 1},
+                "calibrate": {"nuisances": nuisances, "method": "alternating", "after": 1},
             },
             "demo": {"solver": newton, "prior": ridge},
             "design": DESIGN,

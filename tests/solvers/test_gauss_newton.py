@@ -15,7 +15,7 @@ from labrecon.operator import Operator
 from labrecon.priors import L1, Tikhonov
 from labrecon.problem import Problem
 from labrecon.solver import SolverError, solve
-from labrecon.solvers import GaussNewton
+from labrecon.solvers import Alternating, GaussNewton
 from labrecon.space import Space
 
 ROWS, COLUMNS = 30, 4
@@ -85,7 +85,7 @@ def test_calibration_is_that_of_scipy() -> None:
     """Alternate steps reach the joint minimum."""
     y = data()
     operator = Squares()
-    solver = GaussNewton(nuisances=["gain"])
+    solver = Alternating(GaussNewton(), nuisances=["gain"])
     start = torch.ones(COLUMNS, dtype=F64)
     state = solver.init(Problem(operator, y), start)
     for _ in range(80):
@@ -99,7 +99,7 @@ def test_calibration_is_that_of_scipy() -> None:
 
 def test_calibration_stays_within_its_limits() -> None:
     told = solve(
-        GaussNewton(nuisances=["gain"]),
+        Alternating(GaussNewton(), nuisances=["gain"]),
         Problem(Squares(Box(0.5, 1.2)), data()),
         x0=torch.ones(COLUMNS, dtype=F64),
         iterations=30,
@@ -110,7 +110,7 @@ def test_calibration_stays_within_its_limits() -> None:
 def test_the_estimate_belongs_to_the_calibrated_operator() -> None:
     """What a report compares with the data is predicted with the nuisances that were found."""
     problem = Problem(Squares(), data())
-    solver = GaussNewton(nuisances=["gain"])
+    solver = Alternating(GaussNewton(), nuisances=["gain"])
     found = solve(solver, problem, x0=torch.ones(COLUMNS, dtype=F64), iterations=40)
     calibrated = solver.calibrated(problem, found.state)
     left = float((calibrated(found.x) - problem.data).norm())
@@ -127,7 +127,7 @@ def test_what_changes_nothing_is_left_as_it_is() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) + 1e-18 * self.piston
 
-    solver = GaussNewton(nuisances=["gain", "piston"])
+    solver = Alternating(GaussNewton(), nuisances=["gain", "piston"])
     problem = Problem(Deaf(), data())
     told = solve(solver, problem, x0=torch.ones(COLUMNS, dtype=F64), iterations=20).history[-1]
     assert told["piston"] == 0.2
@@ -161,8 +161,9 @@ def test_elements_of_a_batch_do_not_know_of_each_other() -> None:
 def test_what_it_can_not_do_it_says() -> None:
     with pytest.raises(SolverError, match="quadratic prior"):
         GaussNewton(prior=L1(0.1))
-    with pytest.raises(SolverError, match="no nuisance offset; it has gain"):
-        solve(GaussNewton(nuisances=["offset"]), Problem(Squares(), data()), iterations=1)
+    solver = Alternating(GaussNewton(), nuisances=["offset"])
+    with pytest.raises(SolverError, match="no nuisance 'offset'; it has gain"):
+        solve(solver, Problem(Squares(), data()), iterations=1)
 
 
 class ArcTangent(Operator):

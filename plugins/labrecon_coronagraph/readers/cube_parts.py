@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,17 @@ class CubeFile:
         units: of the cube's file.
         header: of the unit with the cube.
         cube: as it is there.
+        files: all that were opened.
     """
 
     path: Path
     units: list[Any]
     header: Any
     cube: Image
+    files: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.files.append(self.path)
 
     @property
     def is_data_center(self) -> bool:
@@ -108,11 +113,11 @@ class CubeFile:
     def _companion(self, end: str) -> Path:
         beside = self.path.with_name(self.path.name.replace(DATA_CENTER, end))
         if beside.is_file():
-            return beside
+            return self._noted(beside)
         # Steps of the Data Center's pipeline put other words before.
         others = sorted(self.path.parent.glob(f"*{end}.fits"))
         if len(others) == 1:
-            return others[0]
+            return self._noted(others[0])
         raise ReaderError(
             f"there is no {beside.name} beside {self.path.name}"
             + (f", and {len(others)} others that end like it" if others else "")
@@ -122,7 +127,12 @@ class CubeFile:
     def _beside(self, name: str) -> Path | None:
         stem = self.path.name.removesuffix(".fits").removesuffix("_cube")
         found = self.path.with_name(f"{stem}_{name.lower()}.fits")
-        return found if found.is_file() else None
+        return self._noted(found) if found.is_file() else None
+
+    def _noted(self, file: Path) -> Path:
+        if file not in self.files:
+            self.files.append(file)
+        return file
 
 
 def open_cube(path: Path) -> CubeFile:

@@ -114,6 +114,7 @@ class FitsCubeReader:
             provenance={
                 "source": str(path),
                 "format": "FITS cube with angles and PSF",
+                "files": [str(each) for each in file.files],
                 "reader": "labrecon_coronagraph.readers.fits_cube:FitsCubeReader",
             },
         )

@@ -97,6 +97,7 @@ class NacoReader:
             provenance={
                 "source": str(path),
                 "format": "NACO cube with angles and PSF (FITS)",
+                "files": [str(file) for file in (path, _beside(path, "pa"), _beside(path, "psf"))],
                 "reader": "labrecon_coronagraph.readers.naco:NacoReader",
             },
         )

@@ -71,6 +71,12 @@ class StarImagesReader:
             geometry,
             WavefrontInstrument().noise(geometry),
             found={"images": " × ".join(map(str, expected)) + f", {values.dtype}"},
+            provenance={
+                "source": str(path),
+                "format": "images of a star with the optics as JSON",
+                "reader": "labrecon_coronagraph.readers.star_images_fits:StarImagesReader",
+                "files": [str(path), str(beside)],
+            },
         )
 
     def write(self, scan: Scan, path: str | Path) -> None:

@@ -152,7 +152,7 @@ def count_scan(
         )
     except ValueError as error:
         raise ReaderError(f"impossible geometry: {error}") from error
-    if solid and not model.slicewise:
+    if solid and model.beam == "parallel" and not model.slicewise:
         raise ReaderError(
             f"rows {model.row_pitch} mm apart see slices {model.slice_thickness} mm thick: they "
             "can not be read apart; read the whole scan"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from labrecon.instrument import ReaderError, Scan
+from labrecon_ct.geometry import CTGeometry
+from labrecon_ct.parts import OWN_FIELDS, halo, part, rows_within
 from labrecon_ct.readers.border import angles_in_rad, check_views
 from labrecon_ct.readers.frames import count_scan, read_frames
+from labrecon_ct.readers.tiff_pages import ENDINGS, TiffPages, images_in, open_stack
 
 __all__ = ["TiffReader", "TiffSettings"]
-
-ENDINGS = (".tif", ".tiff")
 
 
 class TiffSettings(BaseModel):
@@ -46,11 +48,13 @@ class TiffReader:
     line ``# unit: rad`` says otherwise.
     """
 
+    own_fields = OWN_FIELDS
+
     def matches(self, path: Path) -> bool:
         """Whether the path is a TIFF file, or a folder with TIFF projections."""
         try:
             if path.is_dir():
-                return bool(_images(path) or _images(path / "projections"))
+                return bool(images_in(path) or images_in(path / "projections"))
             return path.suffix.lower() in ENDINGS and path.is_file()
         except OSError:
             return False
@@ -61,108 +65,135 @@ class TiffReader:
         Raises:
             ReaderError: no angles, as many angles as there are not frames, or damaged images.
         """
+        return _Stack.open(path).scan()
+
+    def parts(self, path: Path) -> int | None:
+        """The number of slices of the default grid, as many as detector rows; None for one.
+
+        Raises:
+            ReaderError: see `read`.
+        """
+        rows = _Stack.open(path).pages.shape[1]
+        return rows if rows > 1 else None
+
+    def halo(self, path: Path, start: int, stop: int) -> tuple[int, int] | None:
+        """Slices before and after which rays of a cone cross, too; None for parallel rays.
+
+        Raises:
+            ReaderError: see `read`.
+        """
+        geometry = _Stack.open(path).whole()
+        return None if geometry.slicewise else halo(geometry, start, stop)
+
+    def read_part(self, path: Path, start: int, stop: int) -> Scan:
+        """The slices ``start`` to ``stop − 1``, and of each image the rows that see nothing else.
+
+        Raises:
+            ReaderError: see `read`; or there are no such rows.
+        """
+        return _Stack.open(path).scan((start, stop))
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """What lies on the disk, but for the images themselves."""
+
+    path: Path
+    settings: TiffSettings
+    pages: TiffPages
+    angles: NDArray[np.float64]
+    fields: Mapping[str, Any]
+    assumed: Mapping[str, str]
+    files: tuple[Path, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
         folder = path.is_dir()
         beside = path if folder else path.parent
         stem = "" if folder else f"{path.stem}_"
-        settings = _settings(beside / ("scan.toml" if folder else f"{path.stem}.toml"))
+        told = beside / ("scan.toml" if folder else f"{path.stem}.toml")
+        settings = _settings(told)
         assumed = {"rotation centre": "the detector's middle"}
         inside = path / "projections"
-        source = inside if folder and inside.is_dir() else path
-        counts = settings.quantity == "counts"
-        projections = _stack(source, counts=counts)
+        pages = open_stack(inside if folder and inside.is_dir() else path)
+        if len(pages.shape) != 3:
+            raise ReaderError(f"{pages.name} has images {pages.shape[1:]}, expected (row, column)")
         names = [beside / f"{stem}angles.txt", beside / "angles.txt"]
         file = next((name for name in names if name.is_file()), None)
         if file is None:
             raise ReaderError(
                 f"there is no {names[0].name} beside the images, expected one angle in degrees "
-                f"per projection ({len(projections)} of them)"
+                f"per projection ({pages.shape[0]} of them)"
             )
         values, unit = _angles(file)
-        check_views(values, len(projections), file.name)
+        check_views(values, pages.shape[0], file.name)
         angles = angles_in_rad(values, unit, assumed)
-        extra = {}
-        for kind in ("flats", "darks"):
-            place = beside / (kind if folder else f"{stem}{kind}.tif")
-            extra[kind] = _stack(place, counts=True) if place.exists() and counts else None
-        geometry: dict[str, Any] = {"column_pitch": settings.pixel_size or 1.0}
+        fields: dict[str, Any] = {"column_pitch": settings.pixel_size or 1.0}
         if settings.pixel_size is None:
             assumed["pixel size"] = "1 px = 1 mm (not recorded): lengths are in pixels"
         if settings.source_origin is not None:
-            geometry |= {
+            fields |= {
                 "beam": "cone",
                 "source_origin": settings.source_origin,
                 "origin_detector": settings.origin_detector,
             }
         else:
             assumed["beam"] = "parallel (no source_origin in the settings file)"
-        given = settings.model_dump(exclude_none=True, exclude={"quantity"})
+        # Of a folder, everything in it belongs to the scan.
+        files = (path,) if folder else (path, file, *([told] if told.is_file() else []))
+        return cls(path, settings, pages, angles, fields, assumed, files)
+
+    def whole(self) -> CTGeometry:
+        """The geometry of all rows."""
+        _, rows, columns = self.pages.shape
+        try:
+            return CTGeometry(
+                angles=tuple(self.angles.tolist()), columns=columns, rows=rows, **self.fields
+            )
+        except ValueError as error:
+            raise ReaderError(f"impossible geometry: {error}") from error
+
+    def scan(self, slices: tuple[int, int] | None = None) -> Scan:
+        """All of it, or some slices with the rows within them."""
+        rows, fields = None, dict(self.fields)
+        if slices is not None:
+            whole = self.whole()
+            rows = rows_within(whole, *slices)
+            piece = part(whole, *slices)
+            grid = ("voxel_size", "slice_thickness")
+            fields |= {name: getattr(piece, name) for name in (*OWN_FIELDS[1:], *grid)}
+        counts = self.settings.quantity == "counts"
+        projections = read_frames(self.pages, None, self.pages.name, counts=counts, rows=rows)
+        extra: dict[str, Tensor | None] = {"flats": None, "darks": None}
+        files = list(self.files)
+        for kind in extra:
+            place = self._beside(kind)
+            if counts and place.exists():
+                extra[kind] = read_frames(open_stack(place), None, place.name, rows=rows)
+                files += [] if self.path.is_dir() else [place]
+        given = self.settings.model_dump(exclude_none=True, exclude={"quantity"})
         physics = {key: given[key] for key in ("energy_kev", "distance_mm") if key in given}
         return count_scan(
             projections,
             extra["flats"],
             extra["darks"],
-            angles,
-            geometry,
-            path=path,
+            self.angles,
+            fields,
+            path=self.path,
             form="TIFF stack",
             found={key.replace("_", " "): f"{value:g}" for key, value in given.items()},
-            assumed=assumed,
+            assumed=self.assumed,
             ignored={},
             counts=counts,
+            solid=rows is not None,
+            files=[str(file) for file in files],
             **physics,
         )
 
-
-def _images(folder: Path) -> list[Path]:
-    """TIFF files in the order of the numbers in their names."""
-    if not folder.is_dir():
-        return []
-    files = [file for file in folder.iterdir() if file.suffix.lower() in ENDINGS]
-    return sorted(files, key=lambda f: [int(n) for n in re.findall(r"\d+", f.stem)] or [0])
-
-
-class _Pages:
-    """Images of a stack, read when they are asked for; one file is open at a time."""
-
-    def __init__(self, files: list[Path]) -> None:
-        import tifffile
-
-        with tifffile.TiffFile(files[0]) as tiff:
-            first, self.pages = tiff.pages[0].aspage(), len(tiff.pages)
-            self.places = [(file, page) for file in files for page in range(self.pages)]
-        self.shape = (len(self.places), *first.shape)
-        self.dtype = np.dtype(first.dtype)
-
-    def __getitem__(self, index: slice) -> NDArray[Any]:
-        import tifffile
-
-        images = []
-        for file, places in itertools.groupby(self.places[index], key=lambda place: place[0]):
-            with tifffile.TiffFile(file) as tiff:
-                if len(tiff.pages) != self.pages:
-                    raise ReaderError(
-                        f"{file.name} holds {len(tiff.pages)} images, the first file {self.pages}"
-                    )
-                images += [tiff.pages[page].asarray() for _, page in places]
-        if any(image.shape != self.shape[1:] for image in images):
-            raise ReaderError(f"the images differ in size, expected {self.shape[1:]} in all")
-        return np.stack(images)
-
-
-def _stack(path: Path, *, counts: bool) -> Tensor:
-    import tifffile
-
-    files = _images(path) if path.is_dir() else [path]
-    if not files:
-        raise ReaderError(f"the folder {path.name} holds no TIFF images")
-    try:
-        return read_frames(_Pages(files), None, path.name, counts=counts)
-    except (tifffile.TiffFileError, IndexError, ValueError, OSError) as error:
-        if isinstance(error, ReaderError):
-            raise
-        raise ReaderError(
-            f"{path.name} is truncated or not a TIFF stack ({error}); copy it again"
-        ) from error
+    def _beside(self, kind: str) -> Path:
+        if self.path.is_dir():
+            return self.path / kind
+        return self.path.with_name(f"{self.path.stem}_{kind}.tif")
 
 
 def _angles(file: Path) -> tuple[NDArray[np.float64], str | None]:

@@ -84,6 +84,7 @@ def bin_detector(scan: Scan, *, columns: int = 2, rows: int | None = None) -> Sc
         rows=None if geometry.rows is None else high,
         column_pitch=geometry.column_pitch * columns,
         row_pitch=None if geometry.row_pitch is None else geometry.row_pitch * rows,
+        row_offset=geometry.row_offset / rows,
         centre_offset=(geometry.centre_offset + dropped / 2) / columns,
         open_beam=geometry.open_beam * size
         if counts and geometry.open_beam

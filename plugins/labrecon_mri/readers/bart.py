@@ -74,9 +74,11 @@ class BARTReader:
             found["trajectory"] = f"{beside.name}, in cycles/FOV"
         if own is not None and own.ndim == len(fields["matrix"]):
             fields["fov"] = own.fov
+        files = [path] if beside is None else [path, beside]
         maps = _maps(path, fields["matrix"])
         if maps is not None:
             fields["maps"] = Array(maps)
+            files.append(_beside(path, "maps"))
             found["sensitivities"] = both(_beside(path, "maps"))[0].name
         geometry = checked_geometry(frames=kept, coils=values.shape[3], **fields)
         if own is not None:
@@ -97,6 +99,7 @@ class BARTReader:
             provenance={
                 "source": str(path),
                 "format": "BART",
+                "files": [str(each) for file in files for each in both(file)],
                 "reader": "labrecon_mri.readers.bart:BARTReader",
             },
         )

@@ -34,6 +34,7 @@ from labrecon_mri.readers.numpy_settings import (
     guess_domain,
     read_settings,
     refuse_corner,
+    settings_file,
     sidecar_text,
 )
 from labrecon_mri.readers.trajectories import reversed_lines
@@ -91,6 +92,7 @@ class NumpyReader:
         found: dict[str, str] = {}
         assumed: dict[str, str] = {}
         calibration: dict[str, Tensor] = {}
+        files = [path, *(f for f in [settings_file(path)] if f.is_file())]
         if {"kspace", "ktraj_1_per_m"} <= set(arrays):
             used = {"kspace", "ktraj_1_per_m", "fov_m", "dwell_s"}
             values, fields = read_lines(arrays, settings, found, assumed)
@@ -99,6 +101,7 @@ class NumpyReader:
             beside = companion(path)
             if beside is not None:
                 calibration |= navigator(beside, fields["coils"], found)
+                files.append(beside)
         else:
             name = _named(arrays, settings, path)
             used = {name, "fov_m", "dwell_s"}
@@ -113,7 +116,7 @@ class NumpyReader:
             found=found,
             assumed=assumed,
             ignored={name: "not needed" for name in arrays if name not in used},
-            provenance=_provenance(path, "NumPy"),
+            provenance={**_provenance(path, "NumPy"), "files": [str(file) for file in files]},
         )
 
     def write(self, scan: Scan, path: Path) -> None:

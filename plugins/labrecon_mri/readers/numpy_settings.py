@@ -16,7 +16,7 @@ from torch import Tensor
 from labrecon.instrument import ReaderError
 from labrecon.operators.fourier import centred_fft, centred_ifft
 
-__all__ = ["NumpySettings", "guess_axes", "guess_domain", "read_settings"]
+__all__ = ["NumpySettings", "guess_axes", "guess_domain", "read_settings", "settings_file"]
 
 Domain = Literal["k-space", "image"]
 SPATIAL = ("kz", "ky", "kx")
@@ -64,13 +64,18 @@ class NumpySettings(BaseModel):
         return lengths
 
 
+def settings_file(path: Path) -> Path:
+    """Where the sidecar of a file is, if it has one."""
+    return path.with_suffix(".toml")
+
+
 def read_settings(path: Path) -> NumpySettings:
     """The sidecar of a file; defaults without one.
 
     Raises:
         ReaderError: it is no TOML, or has a key that does not exist.
     """
-    file = path.with_suffix(".toml")
+    file = settings_file(path)
     if not file.is_file():
         return NumpySettings.model_validate({})
     try:

@@ -80,6 +80,8 @@ class TiffLedReader:
             if told.background is not None:
                 empty = _beside(beside, told.background, count, geometry.shape)
                 calibration["background"] = _less(empty, dark) / white
+        # Of a folder, everything in it belongs to the scan.
+        opened = [path] if path.is_dir() else [path, sidecar, *(beside / n for n in sorted(others))]
         weights = None
         if saturated is not None and bool(saturated.any()):
             weights = (~saturated).to(data.dtype)
@@ -101,6 +103,7 @@ class TiffLedReader:
                 "source": str(path),
                 "sidecar": str(sidecar),
                 "format": "TIFF with LEDs",
+                "files": [str(file) for file in opened],
                 "reader": "labrecon_phase.readers.tiff_leds:TiffLedReader",
             },
         )

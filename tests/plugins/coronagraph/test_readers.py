@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from astropy.io import fits
+from opened_files import check_told
 
 from labrecon import Scan
 from labrecon.instrument import ReaderError
@@ -17,6 +18,7 @@ from labrecon_coronagraph.readers.fits_cube import FitsCubeReader
 from labrecon_coronagraph.readers.naco import NacoReader
 from labrecon_coronagraph.readers.off_axis_psf import centred_psf
 from labrecon_coronagraph.readers.star_images_fits import StarImagesReader
+from labrecon_coronagraph.wavefront_instrument import WavefrontInstrument
 
 ROTATION = np.linspace(-20.0, 50.0, 8)
 
@@ -282,3 +284,30 @@ def test_planets_of_a_simulation_come_back_as_truth(tmp_path: Path) -> None:
         opened["TRUTH"].data = np.zeros((3, 3), np.float32)
     with pytest.raises(ReaderError, match="TRUTH is an array"):
         FitsCubeReader().read(path)
+
+
+def test_all_files_are_told(tmp_path: Path) -> None:
+    check_told(FitsCubeReader(), general(tmp_path / "x.fits"), "x.fits")
+    beside = general(tmp_path / "y_cube.fits", PARANG=None, PSF=None)
+    fits.writeto(tmp_path / "y_parang.fits", ROTATION)
+    fits.writeto(tmp_path / "y_psf.fits", star())
+    check_told(FitsCubeReader(), beside, "y_cube.fits", "y_parang.fits", "y_psf.fits")
+    files = ("naco_x_cube.fits", "naco_x_pa.fits", "naco_x_psf.fits")
+    check_told(NacoReader(), naco(tmp_path), *files)
+
+
+def test_all_files_of_the_data_center_are_told(tmp_path: Path) -> None:
+    ends = ("REDUCED_MASTER_CUBE-center_im", "PARA_ROTATION_CUBE-rotnth",
+            "PSF_MASTER_CUBE-median_unsat", "LAMBDA_INFO-lam")  # fmt: skip
+    names = [f"ird_x-IRD_SCIENCE_{end}.fits" for end in ends]
+    parts = (np.stack([cube(), cube()]), ROTATION, np.stack([star(), star()]), np.array([1.6, 1.7]))
+    for name, values in zip(names, parts, strict=True):
+        fits.writeto(tmp_path / name, values)
+    check_told(FitsCubeReader(), tmp_path / names[0], *names)
+
+
+def test_both_files_of_star_images_are_told(tmp_path: Path) -> None:
+    instrument = WavefrontInstrument()
+    scan = instrument.simulate(instrument.example(), torch.Generator().manual_seed(0))
+    StarImagesReader().write(scan, tmp_path / "star.fits")
+    check_told(StarImagesReader(), tmp_path / "star.fits", "star.fits", "star.json")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from opened_files import check_told
 from scipy.io import savemat
 
 from labrecon.instrument import ReaderError
@@ -149,3 +150,16 @@ def test_files_with_different_numbers_of_images(tmp_path: Path) -> None:
     (tmp_path / "angles.txt").write_text("0 90")
     with pytest.raises(ReaderError, match=r"a_2\.tif holds 2 images, the first file 1"):
         TiffReader().read(tmp_path)
+
+
+def test_all_files_are_told(tmp_path: Path) -> None:
+    stack = images(VIEWS)
+    tifffile.imwrite(tmp_path / "scan.tif", stack, photometric="minisblack")
+    (tmp_path / "scan_angles.txt").write_text(" ".join(map(str, range(VIEWS))))
+    check_told(TiffReader(), tmp_path / "scan.tif", "scan.tif", "scan_angles.txt")
+    (tmp_path / "scan.toml").write_text("pixel_size = 0.1")
+    for name in ("flats", "darks"):
+        level = 4000.0 if name == "flats" else 10.0
+        tifffile.imwrite(tmp_path / f"scan_{name}.tif", images(4, level), photometric="minisblack")
+    names = ("scan.tif", "scan_angles.txt", "scan.toml", "scan_flats.tif", "scan_darks.tif")
+    check_told(TiffReader(), tmp_path / "scan.tif", *names)

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import sigpy
 import torch
+from opened_files import check_told
 
 from labrecon import Array, Scan
-from labrecon.errors import OutputError
+from labrecon.errors import OutputError, ScanError
 from labrecon.instrument import ReaderError
+from labrecon.recon import reconstruct
+from labrecon.reproduce import reproduce
 from labrecon_mri.geometry import MRIGeometry
 from labrecon_mri.nufft import NUFFT
 from labrecon_mri.readers.bart import BARTReader
@@ -204,3 +207,25 @@ def test_what_bart_has_no_place_for(tmp_path: Path) -> None:
     geometry = MRIGeometry(matrix=(Y, X), fov=(0.2, 0.2), frames={"set": 2})
     with pytest.raises(OutputError, match=r"no dimension for the frames set"):
         READER.write(Scan(torch.from_numpy(values(2, 1, Y, X)), geometry), tmp_path / "a.cfl")
+
+
+def test_all_files_are_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "a", values(1, 40, 7, COILS))
+    written(tmp_path / "a_traj", spokes(7, 40, 8))
+    files = ["a.cfl", "a.hdr", "a_traj.cfl", "a_traj.hdr"]
+    check_told(READER, path, *files)
+    written(tmp_path / "a_maps", values(16, 16, 1, COILS))
+    check_told(READER, path, *files, "a_maps.cfl", "a_maps.hdr")
+    (tmp_path / "a_traj.cfl").rename(tmp_path / "traj.cfl")
+    (tmp_path / "a_traj.hdr").rename(tmp_path / "traj.hdr")
+    check_told(READER, path, *files[:2], "traj.cfl", "traj.hdr", "a_maps.cfl", "a_maps.hdr")
+
+
+def test_a_changed_trajectory_is_noticed(tmp_path: Path) -> None:
+    path = written(tmp_path / "a", values(1, 40, 7, 1))
+    written(tmp_path / "a_traj", spokes(7, 40, 8))
+    recipe = {"prepare": [], "solver": {"name": "cg", "iterations": 1}}
+    reconstruct("mri", path, tmp_path / "out", recipe=recipe, device="cpu")
+    written(tmp_path / "a_traj", spokes(7, 40, 8)[:, ::-1])
+    with pytest.raises(ScanError, match=r"a_traj.cfl has changed"):
+        reproduce(tmp_path / "out")

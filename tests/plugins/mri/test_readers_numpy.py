@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from opened_files import check_told
 
 from labrecon import Array, Scan
 from labrecon.instrument import ReaderError
@@ -443,3 +444,11 @@ def test_an_edited_file_is_noticed(tmp_path: Path) -> None:
     ):
         with pytest.raises(ReaderError, match=told):
             READER.read(changed(**changes))
+
+
+def test_all_files_are_told(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.npz", **lines())
+    check_told(READER, path, "a.npz")
+    saved(tmp_path / "a_noPE.npz", **lines())
+    (tmp_path / "a.toml").write_text("fov_mm = [3.0, 100.0, 240.0]")
+    check_told(READER, path, "a.npz", "a.toml", "a_noPE.npz")

@@ -12,6 +12,7 @@ import pytest
 import scipy.io
 import tifffile
 import torch
+from opened_files import check_told
 from PIL import Image
 
 from labrecon import Scan
@@ -552,3 +553,13 @@ def test_other_files_are_not_tiff(tmp_path: Path) -> None:
     path.write_bytes(b"hello\n")
     assert not TIFF.matches(path)
     assert not TIFF.matches(tmp_path / "absent.tif")
+
+
+def test_all_files_are_told(tmp_path: Path) -> None:
+    path = stack(tmp_path)
+    check_told(TIFF, path, "scan.tif", "scan.json")
+    for name in ("dark", "empty"):
+        tifffile.imwrite(tmp_path / f"{name}.tif", images(), metadata=None,
+                         photometric="minisblack")  # fmt: skip
+    path = stack(tmp_path, white_dn=800.0, dark="dark.tif", background="empty.tif")
+    check_told(TIFF, path, "scan.tif", "scan.json", "dark.tif", "empty.tif")

@@ -1,0 +1,286 @@
+"""One adaptation as it was asked for, checked before any long work."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ValidationError
+from torch import Tensor
+
+from labrecon import plugins, stages
+from labrecon.adapt.recipe import AdaptRecipe
+from labrecon.batch.inventory import find, is_pattern, require_files
+from labrecon.errors import LabreconError, ModelError, ObjectsError, RecipeError, ScanError
+from labrecon.instrument import Instrument, Scan
+from labrecon.io.call import path_of
+from labrecon.io.model import SavedModel, SpaceCard, load_model
+from labrecon.io.objects import object_files, read_objects
+from labrecon.operator import Operator
+from labrecon.operator_cache import OperatorCache
+from labrecon.plan import Plan, find_instrument, make_plans
+from labrecon.plugins import Host
+from labrecon.problem import Problem
+from labrecon.recipe import load_recipe
+from labrecon.stages import Clock, Watcher
+
+__all__ = ["Order", "place_order"]
+
+#: Operators that are kept, where a field that may differ does so from scan to scan.
+KEPT = 8
+
+
+@dataclass
+class Order:
+    """What is asked for, and what has been noted on the way.
+
+    Attributes:
+        parent: the trained model.
+        recipe: as resolved.
+        instrument: of the model and of the scans.
+        asked: the instrument as it is found again: a registered name, or ``"module:Class"``.
+        plan: how scans are prepared.
+        files: of the scans.
+        scans: as prepared.
+        problems: one per scan, with the noise that it declares.
+        truths: of each scan, where transfer learning is given them.
+        old: geometry of the training.
+        device: where to compute.
+        host: the plugins.
+        clock: seconds per stage.
+        differences: what is not as in training, a line each.
+        warnings: what went wrong without stopping it.
+    """
+
+    parent: SavedModel
+    recipe: AdaptRecipe
+    instrument: Instrument
+    asked: str
+    plan: Plan
+    files: list[Path]
+    scans: list[Scan]
+    problems: list[Problem]
+    truths: list[Tensor]
+    old: BaseModel
+    device: torch.device
+    host: Host
+    clock: Clock
+    differences: list[str]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def geometry(self) -> BaseModel:
+        """That of the scans; fields that may differ are those of the first."""
+        return self.scans[0].geometry
+
+    @property
+    def operator(self) -> Operator:
+        """``A₁``, that of the first scan."""
+        return self.problems[0].operator
+
+    def old_operator(self) -> Operator:
+        """``A₀``, that of the training."""
+        card = self.parent.card
+        return stages.make_operator(self.instrument, self.old, card.operator, self.device)
+
+
+def place_order(
+    run: str | Path,
+    scans: Sequence[str | Path],
+    recipe: AdaptRecipe,
+    *,
+    objects: str | Path | None = None,
+    instrument: str | Instrument | None = None,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+    host: Host | None = None,
+) -> Order:
+    """Read model and scans, and check everything that can be checked before any long work.
+
+    Raises:
+        ModelError: the run is not done or damaged, or its objects are other ones than the scans'.
+        RecipeError: nothing to adapt to, or to calibrate; objects that no method takes.
+        ScanError, ObjectsError: scans or objects can not be read, or do not fit.
+        ReconstructionError: there is no such device.
+    """
+    host = host or plugins.host()
+    parent = load_model(Path(run))
+    card = parent.card
+    if card.network in ("reused", "calibrated"):
+        raise ModelError(
+            f"{parent.folder} was adapted itself ({card.network}): adapt the run that it came from "
+            "to the new scans; its provenance.json names it (parent)"
+        )
+    if (objects is None) != (recipe.method != "transfer"):
+        raise RecipeError(
+            "transfer learning, and no other method, needs the objects of the scans: give "
+            "--method transfer and --objects FOLDER together"
+        )
+    asked, lab = _instrument(parent, instrument, host)
+    chosen = stages.pick_device(device)
+    clock = Clock(watcher=watcher)
+    given = {"seed": card.seed, "prepare": card.prepare, "operator": card.operator}
+    plan = make_plans(load_recipe(given, lab), lab, host, parent)[0]
+    files = _files(scans, lab, host)
+    with clock("read"):
+        read = [_prepared(lab, path, plan, host) for path in files]
+    cache = OperatorCache(KEPT)
+    with clock("operator"):
+        operators = [cache.get(lab, scan.geometry, plan.operator, chosen) for scan in read]
+    pairs = zip(files, read, operators, strict=True)
+    problems = [_posed(path, scan, operator, chosen) for path, scan, operator in pairs]
+    differences = parent.differences(read[0].geometry, operators[0], lab.tolerances)
+    order = Order(
+        parent,
+        recipe,
+        lab,
+        asked,
+        plan,
+        files,
+        read,
+        problems,
+        [],
+        _old_geometry(parent, lab),
+        chosen,
+        host,
+        clock,
+        differences,
+    )
+    _require_work(order)
+    _require_alike(order)
+    if objects is not None:
+        order.truths = _truths(order, Path(objects))
+    return order
+
+
+def _instrument(
+    parent: SavedModel, given: str | Instrument | None, host: Host
+) -> tuple[str, Instrument]:
+    if isinstance(given, Instrument):
+        asked, found = path_of(given), given
+    else:
+        asked = given or parent.card.instrument
+        try:
+            found = find_instrument(asked, host)
+        except RecipeError as error:
+            raise RecipeError(
+                f"the instrument of {parent.folder}: {error}; --instrument module:Class says where "
+                "one is that no plugin registers"
+            ) from error
+    parent.require_instrument(found.name)
+    return asked, found
+
+
+def _files(scans: Sequence[str | Path], instrument: Instrument, host: Host) -> list[Path]:
+    readers = stages.readers_of(instrument, host)
+    patterns = []
+    for text in map(str, scans):
+        path = Path(text)
+        whole = not is_pattern(text) and path.is_dir()
+        # A folder may be a scan itself, of a format that has one.
+        inside = whole and not any(reader.matches(path) for reader in readers.values())
+        patterns.append(f"{text}/*" if inside else text)
+    require_files(patterns)
+    found = find(patterns, readers)
+    if not found:
+        raise ScanError(f"there are no scans in {', '.join(map(str, scans))}")
+    return found
+
+
+def _prepared(instrument: Instrument, path: Path, plan: Plan, host: Host) -> Scan:
+    try:
+        return stages.prepare(instrument, stages.read(instrument, path, host), plan)
+    except LabreconError as error:
+        told = str(error)
+        raise type(error)(told if str(path) in told else f"{path}: {told}") from error
+
+
+def _posed(path: Path, scan: Scan, operator: Operator, device: torch.device) -> Problem:
+    weights = None if scan.weights is None else scan.weights.to(device)
+    try:
+        noise = copy.deepcopy(scan.noise).to(device)
+        problem = Problem(operator, scan.data.to(device), noise, weights)
+        problem.validate()
+    except ValueError as error:
+        raise ScanError(f"{path}: {error}") from error
+    return problem
+
+
+def _old_geometry(parent: SavedModel, instrument: Instrument) -> BaseModel:
+    try:
+        held = instrument.Geometry.model_validate(parent.card.geometry)
+    except ValidationError as error:
+        raise ModelError(
+            f"the geometry in {parent.folder}/model.json is none of {instrument.name!r} as it is "
+            f"now: {error.errors()[0]['msg']}"
+        ) from error
+    return instrument.designed(held, parent.designs) if parent.designs else held
+
+
+def _require_work(order: Order) -> None:
+    """Raise where there is nothing to adapt to, or what is to be calibrated is not there."""
+    recipe, operator = order.recipe, order.operator
+    unknown = [name for name in recipe.calibrate if name not in operator.nuisances]
+    if unknown:
+        raise RecipeError(
+            f"{recipe.where('calibrate')}: the operator of {order.instrument.name!r} has no "
+            f"nuisance {', '.join(unknown)}; it has {', '.join(operator.nuisances) or 'none'}"
+        )
+    if not order.differences and not recipe.calibrate and recipe.method != "transfer":
+        raise RecipeError(
+            f"nothing to adapt: the geometry of the scans is that which {order.parent.folder} was "
+            "trained for, and labrecon knows of no other difference. If the instrument has changed "
+            "in something that its files do not say, name it (--calibrate NUISANCE), or give a few "
+            "scans whose objects are known (--method transfer --objects FOLDER)"
+        )
+
+
+def _require_alike(order: Order) -> None:
+    """Raise where scans are of several acquisitions, or of other objects than in training."""
+    card, operator = order.parent.card, order.operator
+    now = SpaceCard.of(operator.domain)
+    if now != card.domain:
+        raise ModelError(
+            f"{order.parent.folder} was trained for objects {card.domain.shape} "
+            f"({', '.join(card.domain.axes)}, {card.domain.dtype}), those of the scans are "
+            f"{now.shape} ({', '.join(now.axes)}, {now.dtype}): reconstruct on the grid of the "
+            "training, or train anew"
+        )
+    held = order.geometry.model_dump(mode="json")
+    space = SpaceCard.of(operator.range)
+    like = card.model_copy(update={"geometry": held, "range": space})
+    first = SavedModel(order.parent.folder, like, {}, {})
+    for path, scan, problem in zip(order.files, order.scans, order.problems, strict=True):
+        other = first.differences(scan.geometry, problem.operator, order.instrument.tolerances)
+        if other:
+            told = "; ".join(line.replace("trained with", "the first has") for line in other)
+            raise ScanError(
+                f"{path} is of another acquisition than {order.files[0]} ({told}): adapt to one "
+                "at a time"
+            )
+        if order.recipe.calibrate and problem.operator is not operator:
+            raise ScanError(
+                f"{path} has another operator than {order.files[0]}: what is calibrated is found "
+                "for one"
+            )
+
+
+def _truths(order: Order, folder: Path) -> list[Tensor]:
+    named = {path.name.partition(".")[0]: path for path in object_files(folder)[0]}
+    found = []
+    for path, problem in zip(order.files, order.problems, strict=True):
+        stem = path.name.partition(".")[0]
+        if stem not in named:
+            raise ScanError(f"{path} has no object of the same name in {folder}")
+        domain = problem.operator.domain
+        held: Any = read_objects(named[stem], domain).objects
+        if len(held) != torch.Size(problem.batch).numel():
+            raise ObjectsError(
+                f"{named[stem]} has {len(held)} objects, {path} {list(problem.batch)} slices"
+            )
+        found.append(held.reshape(*problem.batch, *domain.shape).to(order.device))
+    return found

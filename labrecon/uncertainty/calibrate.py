@@ -1,0 +1,268 @@
+"""Calibration of intervals on held-out objects, and the coverage that comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from labrecon import stages
+from labrecon.errors import ModelError, ObjectsError, OutputError, RecipeError
+from labrecon.instrument import Instrument
+from labrecon.io.atomic import write_file
+from labrecon.io.model import SpaceCard
+from labrecon.io.provenance import versions
+from labrecon.job import Job, assemble_job
+from labrecon.operator import Operator
+from labrecon.plugins import Host
+from labrecon.stages import Watcher
+from labrecon.uncertainty.asked import Asked, heuristic
+from labrecon.uncertainty.card import (
+    INTERVALS,
+    IntervalsCard,
+    LevelRow,
+    Member,
+    StratumRow,
+    fingerprint,
+)
+from labrecon.uncertainty.conformal import (
+    CalibrationError,
+    conformal_factor,
+    fewest_objects,
+)
+from labrecon.uncertainty.coverage import coverage, strata
+from labrecon.uncertainty.heldout import HeldOut, held_out
+from labrecon.uncertainty.looked import Looked, look
+
+__all__ = ["Calibrated", "calibrate_intervals"]
+
+#: Calibrated beside the level that is asked for, where there are objects enough.
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What `calibrate_intervals` made.
+
+    Attributes:
+        path: of ``intervals.json``.
+        card: its content.
+        warnings: what went wrong without stopping it.
+    """
+
+    path: Path
+    card: IntervalsCard
+    warnings: list[str] = field(default_factory=list)
+
+
+def calibrate_intervals(
+    instrument: str | Instrument,
+    out: str | Path | None = None,
+    *,
+    recipe: str | Path | Mapping[str, Any] = "recon",
+    overrides: Iterable[str] = (),
+    model: str | Path | None = None,
+    objects: str | Path | None = None,
+    dataset: str | None = None,
+    unit: float = 1.0,
+    count: int = 60,
+    geometry: str | Path | None = None,
+    scan: str | Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    watcher: Watcher | None = None,
+    host: Host | None = None,
+) -> Calibrated:
+    """Calibrate the error bars of a recipe, or of a trained network, on held-out objects.
+
+    Scans of the objects are simulated and reconstructed, each with its deviation (the recipe's
+    ``[uncertainty]``, by default the bootstrap). Two thirds of them give the factor of each level,
+    see `labrecon.uncertainty.conformal.conformal_factor`; on the others coverage is measured.
+
+    Args:
+        instrument: a registered name, or an instrument.
+        out: file to write; by default ``intervals.json`` in the folder of the model.
+        recipe: of the reconstruction, see `labrecon.recon.reconstruct`.
+        overrides: dotted assignments on top of it: ``"uncertainty.level=0.95"``.
+        model: run folder of `labrecon train`: its network is calibrated.
+        objects: folder of objects that it was not trained on; by default the instrument's own.
+        dataset: array of an HDF5 or ``.npz`` file that holds several.
+        unit: what a file's 1 is in the instrument's unit.
+        count: number of simulated objects.
+        geometry: JSON file of the acquisition; by default that of the model, or the example.
+        scan: a measured file whose geometry is taken.
+        device: a torch device, or ``"auto"`` for the first GPU if there is one.
+        force: replace an earlier calibration.
+        watcher: is told of the progress.
+        host: plugin host; the process's own by default.
+
+    Raises:
+        RecipeError: recipe, names or options; or no file to write; exit code 2.
+        ModelError: the model can not be used; 2.
+        ObjectsError: too few objects, or not such as the operator takes; 3.
+        ReconstructionError: memory, divergence; 4.
+        OutputError: the file is there, or can not be written; 5.
+    """
+    job = assemble_job(
+        instrument,
+        recipe=recipe,
+        overrides=overrides,
+        device=device,
+        force=force,
+        watcher=watcher,
+        host=host,
+        model=model,
+    )
+    path = _path(job, out, force)
+    acquired = _geometry(job, geometry, scan)
+    operator = stages.make_operator(job.instrument, acquired, job.plans[0].operator, job.device)
+    _require_trained_for(job, acquired, operator)
+    asked = _asked(job, acquired, operator)
+    with job.clock("objects"):
+        folder = None if objects is None else Path(objects)
+        held = held_out(
+            job, acquired, operator, objects=folder, dataset=dataset, unit=unit, count=count
+        )
+    _require_enough(len(held.calibrate), asked.level)
+    with job.clock("calibrate"), torch.no_grad():
+        order = [*held.calibrate, *held.measure]
+        looked = []
+        for i in order:
+            looked.append(look(job, asked, acquired, operator, held.objects[i], i))
+            if job.clock.watcher is not None:
+                done = {"iteration": float(len(looked)), "loss": looked[-1].error}
+                job.clock.watcher.step("calibrating", done, len(order))
+    card = _card(job, asked, acquired, operator, held, looked)
+    write_file(path, card.model_dump_json(indent=2), force=force)
+    return Calibrated(path, card, job.warnings)
+
+
+def _path(job: Job, out: str | Path | None, force: bool) -> Path:
+    model = job.plans[0].model
+    if out is None and model is None:
+        raise RecipeError("name the file to write (-o FILE): without a model there is no folder")
+    path = Path(out) if out is not None else model.folder / INTERVALS  # type: ignore[union-attr]
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists; name another file, or use --force to replace it")
+    return path
+
+
+def _geometry(job: Job, geometry: str | Path | None, scan: str | Path | None) -> BaseModel:
+    model = job.plans[0].model
+    given = [
+        name
+        for name, there in (("--geometry", geometry), ("--scan", scan), ("--model", model))
+        if there is not None
+    ]
+    if len(given) > 1:
+        raise RecipeError(f"{' and '.join(given)} each give a geometry: take one of them")
+    if model is not None:
+        return job.instrument.Geometry.model_validate(model.card.geometry)
+    if geometry is not None:
+        return stages.read_geometry(job.instrument, Path(geometry))
+    if scan is not None:
+        read = stages.read(job.instrument, Path(scan), job.host)
+        return stages.prepare(job.instrument, read, job.plans[0]).geometry
+    return job.instrument.example()
+
+
+def _require_trained_for(job: Job, geometry: BaseModel, operator: Operator) -> None:
+    model = job.plans[0].model
+    if model is None:
+        return
+    found = model.differences(geometry, operator, job.instrument.tolerances)
+    if found:
+        raise ModelError(f"the model in {model.folder} does not fit: {'; '.join(found)}")
+
+
+def _asked(job: Job, geometry: BaseModel, operator: Operator) -> Asked:
+    table = job.recipe.uncertainty
+    if table.calibration is not None:
+        raise RecipeError(
+            f"{job.recipe.where('uncertainty', 'calibration')}: this is what is being made: leave "
+            "it out"
+        )
+    if table.method == "none":
+        raise RecipeError(
+            f"{job.recipe.where('uncertainty', 'method')}: 'none' leaves nothing to calibrate"
+        )
+    return heuristic(job, geometry, operator) or Asked("bootstrap", table.level, table.draws)
+
+
+def _require_enough(count: int, level: float) -> None:
+    if count < fewest_objects(level):
+        raise ObjectsError(
+            f"{count} objects to calibrate on are too few for intervals of {level:g}: they need "
+            f"{fewest_objects(level)}, and half as many again to measure coverage on; give "
+            "more objects (--count, --objects), or a lower level (uncertainty.level)"
+        )
+
+
+def _card(
+    job: Job,
+    asked: Asked,
+    geometry: BaseModel,
+    operator: Operator,
+    held: HeldOut,
+    looked: list[Looked],
+) -> IntervalsCard:
+    used, rest = looked[: len(held.calibrate)], looked[len(held.calibrate) :]
+    calibration = torch.stack([each.score for each in used])
+    fresh = torch.stack([each.score for each in rest])
+    stated = torch.stack([each.stated for each in rest])
+    rows = []
+    for level in sorted({*LEVELS, asked.level}):
+        if len(used) < fewest_objects(level):
+            continue
+        try:
+            factor = conformal_factor(calibration, level)
+        except CalibrationError as error:
+            raise ObjectsError(str(error)) from error
+        found = coverage(fresh, factor)
+        rows.append(
+            LevelRow(
+                level=level,
+                factor=factor,
+                coverage=found.share,
+                error=found.error if len(rest) > 1 else None,
+                lowest=found.lowest,
+                half_width=factor * float(stated.mean()),
+            )
+        )
+    kinds = strata(
+        fresh,
+        next(row.factor for row in rows if row.level == asked.level),
+        stated,
+        value=torch.stack([each.value for each in rest]),
+        gradient=torch.stack([each.gradient for each in rest]),
+        width=stated,
+    )
+    plan = job.plans[0]
+    return IntervalsCard(
+        instrument=job.instrument.name,
+        title=plan.title,
+        fingerprint=fingerprint(plan),
+        method=asked.method,  # type: ignore[arg-type]
+        draws=asked.draws,
+        members=tuple(
+            Member(run=str(m.folder.absolute()), sha256=m.card.sha256)
+            for m in (member.model for member in asked.members)
+            if m is not None
+        ),
+        geometry=geometry.model_dump(mode="json"),
+        domain=SpaceCard.of(operator.domain),
+        range=SpaceCard.of(operator.range),
+        objects=held.told,
+        calibrated_on=len(used),
+        measured_on=len(rest),
+        levels=tuple(rows),
+        strata_level=asked.level,
+        strata=tuple(
+            StratumRow(name=s.name, coverage=s.share, half_width=s.half_width) for s in kinds
+        ),
+        versions=versions(job.host),
+    )

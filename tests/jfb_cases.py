@@ -1,0 +1,181 @@
+"""Equilibria of gradient, proximal gradient and ADMM steps on blurred images and sampled k-space.
+
+Shared by `tests/reproduction/test_jfb.py` and `tests/benchmarks/jfb.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from brain_slices import brain_slices
+from PIL import Image
+from torch import Tensor
+
+from labrecon.networks.deep_equilibrium import RegularisedGradient
+from labrecon.networks.equilibrium import Equilibrium
+from labrecon.operator import Operator
+from labrecon.operators import Convolution, MaskedFourier
+from labrecon.priors.denoisers import Denoiser, DnCNN
+from labrecon.problem import Problem
+from labrecon.schedule import Schedule
+from labrecon.seeds import seeded
+from labrecon.solver import Solver
+from labrecon.solvers import ADMM, ISTA
+from labrecon.space import Space
+
+__all__ = ["NETS", "TASKS", "Task", "Trained", "begin", "train", "trained_denoiser"]
+
+SIZE, BATCH, SIGMA = 32, 4, 0.01
+#: Of the proximal gradient step; those of the others have nearly the same fixed point.
+STEP = 0.3
+NETS: dict[str, Callable[[Denoiser], Solver]] = {
+    "gradient": lambda prior: RegularisedGradient(
+        prior=prior, step_size=Schedule(0.8 * STEP, learn=True), weight=1 / STEP
+    ),
+    "proximal gradient": lambda prior: ISTA(prior=prior, step_size=Schedule(STEP, learn=True)),
+    "ADMM": lambda prior: ADMM(prior=prior, rho=Schedule(1 / STEP, learn=True)),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Objects in [0, 1] (or of modulus up to 1) ``(n, y, x)``, and what measures them."""
+
+    train: Tensor
+    test: Tensor
+    operator: Operator
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """A batch of training objects."""
+        return self.train[torch.randint(len(self.train), (BATCH,), generator=generator)]
+
+    def problem(self, x: Tensor, generator: torch.Generator) -> Problem:
+        """Their noisy data."""
+        clean = self.operator(x)
+        noise = torch.randn(clean.shape, dtype=clean.dtype, generator=generator)
+        sampled = (clean != 0) if clean.is_complex() else 1.0
+        return Problem(self.operator, clean + SIGMA * noise * sampled)
+
+    def unseen(self) -> Problem:
+        """Data of the test objects."""
+        return self.problem(self.test, torch.Generator().manual_seed(99))
+
+    def psnr(self, x: Tensor) -> float:
+        """In dB against the test objects, the mean over them."""
+        return float(-10 * (x - self.test).abs().square().mean((-1, -2)).log10().mean())
+
+    def score(self, net: Equilibrium) -> float:
+        """PSNR of a network's fixed points."""
+        with torch.no_grad():
+            return self.psnr(patient(net)(self.unseen()))
+
+
+def deblurring(data: Path) -> Task:
+    """Crops of BSD400 behind a Gaussian blur of 1.6 pixels."""
+    files = sorted((data / "images" / "bsd400_set12" / "train").glob("*.png"))[:210]
+    pixels = np.stack([np.asarray(Image.open(f).convert("L")) for f in files])
+    images = torch.from_numpy(pixels).float() / 255
+    crops = [images[:, r : r + SIZE, c : c + SIZE] for r, c in ((10, 10), (70, 70), (130, 100))]
+    ticks = torch.arange(-6, 7).float()
+    line = torch.exp(-0.5 * (ticks / 1.6) ** 2)
+    kernel = line[:, None] * line
+    blur = Convolution(Space((SIZE, SIZE)), kernel / kernel.sum())
+    return Task(torch.cat([crop[:200] for crop in crops]), crops[1][200:210], blur)
+
+
+def mri(data: Path) -> Task:
+    """Complex brain slices from 40 % of k-space, denser in its middle."""
+    slices = brain_slices(data / "published" / "ista_net" / "brain_test", SIZE)
+    slices = slices / slices.abs().amax((-2, -1), keepdim=True)
+    u = torch.linspace(-1, 1, SIZE)
+    chance = torch.exp(-3 * (u[:, None] ** 2 + u**2))
+    chance = (0.4 * chance / chance.mean()).clamp(max=1)
+    mask = torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(1)) < chance
+    turned = torch.cat([slices[:40], slices[:40].flip(-1)])
+    operator = MaskedFourier(Space((SIZE, SIZE), torch.complex64), mask)
+    return Task(turned, slices[40:], operator)
+
+
+TASKS = {"deblurring": deblurring, "MRI": mri}
+
+
+def trained_denoiser(task: Task, steps: int = 250, sigma: float = 0.05) -> Denoiser:
+    """Five convolutions of 16 channels, trained to remove noise from the task's objects."""
+    with seeded(0):
+        network = DnCNN(2 if task.train.is_complex() else 1, features=16, depth=5, batch_norm=False)
+    denoiser = Denoiser(network)
+    generator = torch.Generator().manual_seed(1)
+    optimiser = torch.optim.Adam(denoiser.parameters(), 4e-3)
+    slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(steps):
+        x = task.draw(generator)
+        noisy = x + sigma * torch.randn(x.shape, dtype=x.dtype, generator=generator)
+        optimiser.zero_grad()
+        (denoiser.denoise(noisy) - x).abs().square().mean().backward()
+        optimiser.step()
+        slower.step()
+    return denoiser
+
+
+def begin(make: Callable[[Denoiser], Solver], denoiser: Denoiser, backward: str) -> Equilibrium:
+    """A network with a copy of a trained denoiser."""
+    return Equilibrium(
+        make(copy.deepcopy(denoiser)),
+        backward=backward,
+        iterations=30,
+        tolerance=1e-3,
+        start="adjoint",
+        on_failure="ignore",
+    )
+
+
+def patient(net: Equilibrium) -> Equilibrium:
+    """The same network, with iterations enough to be near its fixed point."""
+    return Equilibrium(
+        net.solver, iterations=50, tolerance=1e-4, start=net.start, on_failure="ignore"
+    )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Scores after so many steps and seconds of this process: ``(steps, seconds, dB)``."""
+
+    scores: list[tuple[int, float, float]]
+
+    @property
+    def last(self) -> float:
+        """dB at the end."""
+        return self.scores[-1][2]
+
+
+def train(
+    net: Equilibrium,
+    task: Task,
+    steps: int,
+    *,
+    every: int = 0,
+    seed: int = 5,
+    rate: float = 3e-3,
+) -> Trained:
+    """Adam on the mean square error, and the score at the start, the end and ``every`` steps."""
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.Adam(net.parameters(), rate)
+    scores, spent = [(0, 0.0, task.score(net))], 0.0
+    for step in range(1, steps + 1):
+        x = task.draw(generator)
+        problem = task.problem(x, generator)
+        start = time.process_time()
+        loss = (net(problem) - x).abs().square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        spent += time.process_time() - start
+        if step == steps or (every and step % every == 0):
+            scores.append((step, spent, task.score(net)))
+    return Trained(scores)

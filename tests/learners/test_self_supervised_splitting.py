@@ -1,0 +1,248 @@
+"""SSDU and Noise2Inverse: what is held out, and the optima that training has without a truth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from self_supervised_cases import Linear, Ramp, Scale, generators, measured, passed, stage
+
+from labrecon import Gaussian, Problem, Space
+from labrecon.learner import FitConfig, fit
+from labrecon.learners.self_supervised import (
+    Dealing,
+    HeldOutMisfit,
+    MeasuredScan,
+    Noise2Inverse,
+    ScanSamples,
+    SelfSupervised,
+    averaged,
+)
+from labrecon.networks.by_name import make_unrolled
+from labrecon.networks.fbp_convnet import make_fbp_convnet
+from labrecon.networks.modl import make_modl
+from labrecon.operators import Identity, MaskedFourier
+
+VIEWS = Dealing(("view",))
+
+
+def objects(count: int, n: int = 6, seed: int = 0) -> torch.Tensor:
+    """Numbers that are correlated, so that the best linear estimate is no multiple of the data."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.eye(n, dtype=torch.float64) + 0.8 * torch.diag(torch.ones(n - 1).double(), 1)
+    return torch.randn(count, n, generator=generator, dtype=torch.float64) @ mixing
+
+
+# -- dealing ---------------------------------------------------------------------------------------
+
+
+def test_what_is_seen_and_what_is_held_out_are_all_and_nothing_twice():
+    problem = measured(stage(10), Gaussian(0.1), objects(3))
+    part = VIEWS.held_out(problem, 0.3, generators(3))
+    seen = part.problem.weights > 0
+    assert part.held.shape == (3, 10, 1)
+    assert torch.equal(seen, part.held == 0)
+    assert part.held.sum((1, 2)).tolist() == [3, 3, 3]
+    assert len({tuple(one.flatten().tolist()) for one in part.held}) > 1
+    # As strong as all data.
+    assert part.problem.weights.sum((1, 2)).tolist() == pytest.approx([10, 10, 10])
+
+
+def test_sections_are_every_kth_and_cover_all():
+    problem = measured(stage(10), Gaussian(0.1), objects(1))
+    held = [VIEWS.sections(problem, 3, [j]).held.flatten() for j in range(3)]
+    assert held[0].nonzero().flatten().tolist() == [0, 3, 6, 9]
+    assert torch.equal(sum(held), torch.ones(10, dtype=torch.float64))
+
+
+def test_points_of_k_space_are_dealt_for_all_coils_but_for_the_centre():
+    space = Space((2, 8, 6), torch.complex64, ("coil", "ky", "kx"))
+    weights = torch.ones(8, 1)
+    weights[1::2] = 0
+    problem = Problem(Identity(space), torch.ones(2, 2, 8, 6, dtype=torch.complex64), None, weights)
+    part = Dealing(("ky", "kx"), keep=2).held_out(problem, 0.5, generators(2))
+    assert part.held.shape == (2, 1, 8, 6)
+    assert not bool(part.held[:, :, 3:5, 2:4].any())
+    assert not bool(part.held[:, :, 1::2].any())
+    # 4 measured lines of 6, without the two points of line 4 in the middle.
+    assert part.held.sum((1, 2, 3)).tolist() == [11, 11]
+    assert bool((part.problem.weights[:, :, 4, 2:4] == 1).all())
+
+
+def test_the_order_of_the_axes_does_not_matter():
+    space = Space((3, 4, 5), axes=("row", "view", "column"))
+    problem = Problem(Identity(space), torch.ones(1, 3, 4, 5))
+    part = Dealing(("column", "row")).held_out(problem, 0.4, generators(1))
+    assert part.held.shape == (1, 3, 1, 5)
+    assert int(part.held.sum()) == 6
+
+
+@pytest.mark.parametrize(
+    ("views", "weights", "told"),
+    [
+        (1, None, r"have 1 along view that count; to be dealt they need 2"),
+        (4, torch.tensor([1.0, 0, 0, 0]).reshape(4, 1), r"have 1 along view"),
+    ],
+)
+def test_one_acquisition_can_not_be_dealt(views, weights, told):
+    problem = replace(measured(stage(views), Gaussian(0.1), objects(1)), weights=weights)
+    for term in (HeldOutMisfit(VIEWS), Noise2Inverse(VIEWS, splits=2)):
+        with pytest.raises(ValueError, match=told):
+            term.check(problem)
+
+
+def test_bad_options_are_refused():
+    problem = measured(stage(), Gaussian(0.1), objects(1))
+    with pytest.raises(ValueError, match="no axis 'shot' to be dealt; they have view, detector"):
+        HeldOutMisfit(Dealing(("shot",))).check(problem)
+    with pytest.raises(ValueError, match="which axes"):
+        Dealing(())
+    with pytest.raises(ValueError, match="fraction"):
+        HeldOutMisfit(VIEWS, fraction=1.0)
+    with pytest.raises(ValueError, match=r"noise, l1\+l2, object, got 'l3'"):
+        HeldOutMisfit(VIEWS, loss="l3")
+    with pytest.raises(ValueError, match="splits"):
+        Noise2Inverse(VIEWS, splits=1)
+    with pytest.raises(ValueError, match="strategy"):
+        Noise2Inverse(VIEWS, strategy="2:2")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="need 9"):
+        Noise2Inverse(VIEWS, splits=9).check(problem)
+
+
+# -- nothing leaks ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [make_modl, make_fbp_convnet, make_unrolled])
+def test_held_out_samples_never_reach_the_network(make):
+    """Whatever they are, even infinite: the output has the same bits."""
+    mask = torch.ones(16, 1)
+    space = Space((16, 16), torch.complex64, ("y", "x"))
+    operator = MaskedFourier(space, mask)
+    generator = torch.Generator().manual_seed(0)
+    problem = Problem(operator, operator.range.random(2, generator=generator))
+    small = {} if make is make_unrolled else {"features": 4}
+    network = make(problem, depth=2, **small).eval()
+    dealing = Dealing(operator.range.axes)
+    part = dealing.held_out(problem, 0.4, generators(2))
+    changed = torch.where(part.held > 0, torch.inf, problem.data)
+    other = dealing.held_out(replace(problem, data=changed), 0.4, generators(2))
+    assert torch.equal(part.held, other.held)
+    with torch.no_grad():
+        first = passed(network, problem).reconstruct_part(part)
+        second = passed(network, replace(problem, data=changed)).reconstruct_part(other)
+    assert bool(first.abs().sum() > 0)
+    assert torch.equal(first, second)
+
+
+def test_a_direct_inversion_of_a_part_has_the_scale_of_all():
+    """Half of the views of an object that is the same in all of them is the object."""
+    operator, x = stage(8), objects(2)
+    problem = Problem(operator, operator(x), Gaussian(0.1))
+    network = make_fbp_convnet(problem, depth=1, features=2, normalise=False).eval().double()
+    part = VIEWS.held_out(problem, 0.5, generators(2))
+    with torch.no_grad():
+        whole = network(problem)
+        some = passed(network, problem).reconstruct_part(part)
+    torch.testing.assert_close(some, whole)
+
+
+# -- optima ----------------------------------------------------------------------------------------
+
+
+def supervised_optimum(x: torch.Tensor, looks: int, sigma: float) -> torch.Tensor:
+    """The best linear map of the mean of some looks: ``P (P + σ²/looks)⁻¹``."""
+    power = x.mT @ x / len(x)
+    return power @ torch.linalg.inv(power + sigma**2 / looks * torch.eye(x.shape[1]).double())
+
+
+def mean_gradient(term, network, problem: Problem, draws: int) -> torch.Tensor:
+    network.zero_grad()
+    for epoch in range(draws):
+        (term(passed(network, problem, epoch)).mean() / draws).backward()
+    return network.matrix.grad
+
+
+class OfMean(Linear):
+    """``x = C · (mean of the looks)``."""
+
+    def reconstruct(self, problem, x0=None, *, trace=False):
+        made = problem.weighted(problem.data).mean(-2) @ self.matrix.mT
+        from labrecon.reconstructor import Reconstruction
+
+        return Reconstruction(made)
+
+
+@pytest.mark.parametrize(
+    ("term", "looks"),
+    [
+        (HeldOutMisfit(VIEWS, fraction=0.5), 2),
+        (HeldOutMisfit(VIEWS, fraction=0.25, masks=3), 3),
+        (HeldOutMisfit(VIEWS, fraction=0.5, loss="object"), 2),
+        (Noise2Inverse(VIEWS, splits=2), 2),
+        (Noise2Inverse(VIEWS, splits=4), 3),
+        (Noise2Inverse(VIEWS, splits=4, strategy="1:X"), 1),
+    ],
+)
+def test_the_minimiser_is_the_supervised_one(term, looks):
+    """The gradient vanishes at the best linear estimate of the truth, and not elsewhere."""
+    x, sigma = objects(2500), 1.5
+    problem = measured(stage(), Gaussian(sigma), x)
+    best = supervised_optimum(x, looks, sigma)
+    with_truth = OfMean(best, (6,))
+    gradient = mean_gradient(term, with_truth, problem, 2)
+    elsewhere = [
+        mean_gradient(term, OfMean(other, (6,)), problem, 2)
+        for other in (0.8 * best, supervised_optimum(x, looks, 0.5))
+    ]
+    assert float(gradient.norm()) < 0.3 * min(float(g.norm()) for g in elsewhere)
+
+
+def test_seen_samples_that_judge_would_lead_to_the_noise():
+    """What SSDU avoids: the misfit of the data that were given has its minimum at no denoising."""
+    from labrecon.learners.self_supervised import Consistency
+
+    x = objects(4000)
+    problem = measured(stage(1), Gaussian(1.5), x)
+    identity = OfMean(torch.eye(6, dtype=torch.float64), (6,))
+    gradient = mean_gradient(Consistency(), identity, problem, 1)
+    assert float(gradient.abs().max()) < 1e-12
+
+
+def test_training_finds_the_wiener_gain_without_a_truth():
+    """A gain on half of the looks: ``a = P / (P + σ²/2)``, from one noisy measurement of each."""
+
+    class Gain(Scale):
+        def reconstruct(self, problem, x0=None, *, trace=False):
+            from labrecon.reconstructor import Reconstruction
+
+            return Reconstruction(self.a * problem.weighted(problem.data).mean(-2))
+
+    x, sigma = objects(400), 1.5
+    operator = stage()
+    problem = measured(operator, Gaussian(sigma), x)
+    network = Gain()
+    terms = {"ssdu": (1.0, HeldOutMisfit(VIEWS, fraction=0.5))}
+    samples = ScanSamples([MeasuredScan(problem)])
+    learner = SelfSupervised(network, operator, terms, data_term="noise")
+    fit(learner, samples, FitConfig(epochs=15, batch_size=100, learning_rate=0.03))
+    power = float(x.square().mean())
+    assert float(network.a.detach()) == pytest.approx(power / (power + sigma**2 / 2), abs=0.05)
+
+
+def test_an_inversion_that_is_not_linear_is_refused():
+    """The default of an operator scales each estimate by its own data."""
+    operator = Ramp()
+    problem = Problem(operator, operator.range.zeros(1))
+    term = Noise2Inverse(Dealing(("row",)), splits=2)
+    with pytest.raises(ValueError, match=r"no linear direct inversion.*compare data instead"):
+        term.check(problem)
+
+
+def test_the_published_average_is_that_over_the_sections():
+    x = objects(2)
+    problem = measured(stage(), Gaussian(1.0), x)
+    network = OfMean(torch.eye(6, dtype=torch.float64), (6,))
+    term = Noise2Inverse(VIEWS, splits=4)
+    # Each look is left out once: for a linear map, the mean of all.
+    torch.testing.assert_close(averaged(term, passed(network, problem)), problem.data.mean(-2))
