@@ -84,11 +84,11 @@ def main(out: Path) -> None:
         print(f"refused: {error}")
 
     prior = TV(weight=20.0, iterations=15)
-    options = {"prior": prior, "mu": 0.003, "growth": 1.15, "inner": 3, "lost": "drop"}
+    options = {"prior": prior, "mu": 0.01, "growth": 1.07, "inner": 3, "lost": "drop"}
     one = Problem(operator.camera, data[0], noise)
     single = solve(FISTA(prior=prior), one, iterations=100).x
-    first = solve(LucasKanade(joint=False, **options), problem, iterations=40)
-    joint = solve(LucasKanade(**options), problem, iterations=40)
+    first = solve(LucasKanade(joint=False, **options), problem, iterations=60)
+    joint = solve(LucasKanade(**options), problem, iterations=60)
 
     weights = kept.float()[:, None, None]
     bars = motion_errors(
@@ -102,7 +102,7 @@ def main(out: Path) -> None:
     for name, made in (("registration alone", first), ("joint estimation", joint)):
         told = f"motions to {error(made.state.motion):.4f} px"
         print(f"{name:24} {psnr(made.x, scene, crop=6):.2f} dB, {told}")
-    print(f"error bar of a motion    {float(bars[kept][1:].square().mean().sqrt()):.4f} px")
+    print(f"error bar, for noise     {float(bars[kept][1:].square().mean().sqrt()):.4f} px")
 
     out.mkdir(parents=True, exist_ok=True)
     figure = matplotlib.figure.Figure(figsize=(9, 2.7), layout="constrained")

@@ -123,12 +123,12 @@ def disc(shape: tuple[int, ...], brightness: float) -> Tensor:
     return brightness * ring
 
 
-def experiments() -> dict[str, tuple[Problem, Tensor, bool]]:
-    """Problem, truth, and whether the object is known not to be negative."""
+def experiments(seed: int = 7) -> dict[str, tuple[Problem, Tensor, bool]]:
+    """Problem, truth (another one for each seed), and whether it is known not to be negative."""
     ct, mri, phase, star = (
         host().get("instruments", name)() for name in ("ct", "mri", "phase", "coronagraph")
     )
-    generator = torch.Generator().manual_seed(7)
+    generator = torch.Generator().manual_seed(seed)
     views = ct.with_acquisitions(
         ct.Geometry.model_validate(
             {**ct.example().model_dump(), "columns": 64, "column_pitch": 1.0}

@@ -1,6 +1,6 @@
 """Train a network from scans alone: nobody knows what the objects look like.
 
-Eight noisy CT scans lie in a folder, as the scanner wrote them. Noise2Inverse trains a small U-Net
+Twelve noisy CT scans lie in a folder, as the scanner wrote them. Noise2Inverse trains a small U-Net
 on them: it is given three quarters of the views of a scan, and should come near the filtered
 back-projection of the others, whose noise it can not know. On scans that were not trained on it
 stands beside total variation, whose weight was found without a truth, too. Then a new scan is
@@ -24,18 +24,19 @@ from labrecon.simulate import simulate_file
 from labrecon.train import train
 
 GEOMETRY = {
-    "angles": [math.pi * i / 48 for i in range(48)],
+    "angles": [math.pi * i / 64 for i in range(64)],
     "columns": 64,
     "column_pitch": 1.0,
     "volume_shape": [48, 48],
-    "open_beam": 3000.0,
+    "open_beam": 300.0,
 }
 RECIPE = {
     "prepare": [{"step": "flat_field"}],
-    "network": {"name": "fbp-convnet", "depth": 2, "features": 8},
+    "operator": {"backend": "matrix"},
+    "network": {"name": "fbp-convnet", "depth": 2, "features": 8, "normalise": False},
     "learner": {"name": "noise2inverse"},
-    "fit": {"epochs": 30, "batch_size": 4, "learning_rate": 2e-3, "schedule": "cosine"},
-    "classical": {"solver": {"name": "fista", "iterations": 30}},
+    "fit": {"epochs": 40, "batch_size": 4, "learning_rate": 3e-3, "schedule": "cosine"},
+    "classical": {"solver": {"name": "fista", "iterations": 20}, "objects": 1},
 }
 
 
@@ -47,7 +48,7 @@ def main(out: Path) -> None:
     geometry.write_text(json.dumps(GEOMETRY))
     host = plugins.host()
     ct = find_instrument("ct", host)
-    for seed in range(8):
+    for seed in range(12):
         path = scans / f"scan{seed:02}.h5"
         simulate_file(ct, path, host=host, seed=seed, geometry=geometry, force=True)
     made = train("ct", out / "run", recipe=RECIPE, scans=scans)

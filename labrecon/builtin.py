@@ -47,6 +47,7 @@ def labrecon_solvers() -> Registry:
         "lucas-kanade": "labrecon.solvers:LucasKanade",
         "mlem": "labrecon.solvers:MLEM",
         "pdhg": "labrecon.solvers:PDHG",
+        "perturb-optimise": "labrecon.solvers.perturb_optimise:PerturbOptimise",
         "sirt": "labrecon.solvers:SIRT",
     }
 

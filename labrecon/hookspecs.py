@@ -97,7 +97,9 @@ class Hooks:
 
         They are subclasses of `labrecon.Learner`, or functions that return one, whose batches are
         those of `labrecon.learners.ObjectSamples` or `PairSamples`; the options stand in
-        ``[learner]``.
+        ``[learner]``. One with an attribute ``without_truth = True`` is given measured scans alone:
+        its batches are those of `labrecon.learners.self_supervised.ScanSamples`. A parameter
+        ``acquisitions`` is filled with the instrument's axis of what is measured one by one.
 
         Example:
             ```python

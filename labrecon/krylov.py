@@ -70,7 +70,9 @@ def cg_step(apply: Map, state: CGState, ndim: int) -> CGState:
     x, r, p, rr = state
     q = apply(p)
     curvature = inner(p, q, ndim).real
-    moving = (curvature > 0) & (rr > 0)
+    # Below, the derivatives of the quotients overflow.
+    tiny = torch.finfo(rr.dtype).tiny
+    moving = (curvature > tiny) & (rr > tiny)
     alpha = per_element(torch.where(moving, rr, 0.0) / torch.where(moving, curvature, 1.0), ndim)
     x = x + alpha * p
     r = r - alpha * q

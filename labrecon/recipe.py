@@ -170,18 +170,22 @@ class QualityTable(Table):
 class UncertaintyTable(Table):
     """``[uncertainty]``: error bars on the reconstruction."""
 
-    method: Literal["auto", "none", "bootstrap", "ensemble", "langevin"] = Field(
+    method: Literal["auto", "none", "bootstrap", "ensemble", "posterior"] = Field(
         default="auto",
         description="what the deviation is from; by default what the model was calibrated with "
         "(`labrecon intervals`), or a sampler's own samples, or none",
     )
-    level: float = Field(
-        default=0.9,
+    level: float | None = Field(
+        default=None,
         gt=0,
         lt=1,
-        description="share of samples to be covered; by default that of the calibration",
+        description="share of samples to be covered; by default that of the calibration, or 0.9",
     )
-    draws: int = Field(default=20, ge=2, description="data sets of the bootstrap")
+    draws: int | None = Field(
+        default=None,
+        ge=2,
+        description="data sets of the bootstrap; by default those of the calibration, or 20",
+    )
     members: list[str] = Field(
         default=[], description="run folders of the other networks of an ensemble"
     )

@@ -22,7 +22,7 @@ from labrecon.plugins import Host
 from labrecon.results import Inputs, Result, write
 from labrecon.solver import Solution
 from labrecon.stages import Outcome, Task, Watcher
-from labrecon.uncertainty.asked import Asked, error_bars
+from labrecon.uncertainty.asked import Asked, check_asked, error_bars
 from labrecon.uncertainty.deviation import intervals_of
 
 __all__ = ["compute", "load", "reconstruct", "reconstruct_scan"]
@@ -89,6 +89,7 @@ def reconstruct(
         model=model,
         other_geometry=other_geometry,
     )
+    check_asked(job)
     job.tell("labrecon_scan_started", path=str(path), recipe=job.recipe.plain())
     try:
         result = _carry_out(job, *load(job, path))
@@ -132,6 +133,7 @@ def reconstruct_scan(
         model=model,
         other_geometry=other_geometry,
     )
+    check_asked(job)
     return _carry_out(job, scan, None)
 
 

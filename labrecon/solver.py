@@ -98,12 +98,14 @@ class Solver(nn.Module):
         needs_exact_adjoint: the method fails with an unmatched back-projection.
         needs_linear: the method treats linear operators only.
         one_step: one iteration is all there is; `solve` makes no more.
+        random: steps are draws, of which a small change says nothing: no tolerance ends it.
     """
 
     state_type: ClassVar[type[State]] = State
     needs_exact_adjoint: bool = False
     needs_linear: bool = False
     one_step: bool = False
+    random: bool = False
 
     def __init__(self) -> None:
         # Without it, a solver that takes no options would show the signature of `nn.Module`.
@@ -265,6 +267,8 @@ def solve(
         raise SolverError("iterations and check_every must be at least 1")
     if solver.one_step:
         iterations = 1
+    if solver.random:
+        tolerance = None
     solver.check(problem)
     problem.validate()
     begin = time.perf_counter()

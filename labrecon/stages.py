@@ -286,6 +286,8 @@ def pose(
         raise ScanError(str(error)) from error
     if operator is None:
         operator = make_operator(instrument, scan.geometry, plan.operator, device)
+    if plan.model is not None:
+        operator = plan.model.as_calibrated(operator)
     with explained(f"{instrument.name} operator"):
         noise = copy.deepcopy(scan.noise).to(device)
         weights = None if scan.weights is None else scan.weights.to(device)

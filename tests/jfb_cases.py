@@ -29,11 +29,25 @@ from labrecon.solver import Solver
 from labrecon.solvers import ADMM, ISTA
 from labrecon.space import Space
 
-__all__ = ["NETS", "TASKS", "Task", "Trained", "begin", "train", "trained_denoiser"]
+__all__ = [
+    "NETS",
+    "RATES",
+    "TASKS",
+    "Task",
+    "Trained",
+    "begin",
+    "best_rate",
+    "deblurring",
+    "mri",
+    "train",
+    "trained_denoiser",
+]
 
-SIZE, BATCH, SIGMA = 32, 4, 0.01
+BATCH, SIGMA = 4, 0.01
 #: Of the proximal gradient step; those of the others have nearly the same fixed point.
-STEP = 0.3
+STEP = 1.0
+#: Learning rates to choose from.
+RATES = (3e-3, 1e-2)
 NETS: dict[str, Callable[[Denoiser], Solver]] = {
     "gradient": lambda prior: RegularisedGradient(
         prior=prior, step_size=Schedule(0.8 * STEP, learn=True), weight=1 / STEP
@@ -45,9 +59,17 @@ NETS: dict[str, Callable[[Denoiser], Solver]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """Objects in [0, 1] (or of modulus up to 1) ``(n, y, x)``, and what measures them."""
+    """Objects in [0, 1] (or of modulus up to 1), and what measures them.
+
+    Attributes:
+        train: objects ``(n, y, x)`` that are trained on.
+        tune: objects on which learning rates are chosen.
+        test: objects whose scores are reported.
+        operator: of norm 1.
+    """
 
     train: Tensor
+    tune: Tensor
     test: Tensor
     operator: Operator
 
@@ -62,53 +84,64 @@ class Task:
         sampled = (clean != 0) if clean.is_complex() else 1.0
         return Problem(self.operator, clean + SIGMA * noise * sampled)
 
-    def unseen(self) -> Problem:
-        """Data of the test objects."""
-        return self.problem(self.test, torch.Generator().manual_seed(99))
+    def unseen(self, tuning: bool = False) -> Problem:
+        """Data of the test objects, or of those for tuning."""
+        x = self.tune if tuning else self.test
+        return self.problem(x, torch.Generator().manual_seed(99))
 
-    def psnr(self, x: Tensor) -> float:
-        """In dB against the test objects, the mean over them."""
-        return float(-10 * (x - self.test).abs().square().mean((-1, -2)).log10().mean())
+    def psnr(self, x: Tensor, tuning: bool = False) -> float:
+        """In dB against the test objects, or those for tuning, the mean over them."""
+        truth = self.tune if tuning else self.test
+        return float(-10 * (x - truth).abs().square().mean((-1, -2)).log10().mean())
 
-    def score(self, net: Equilibrium) -> float:
+    def score(self, net: Equilibrium, tuning: bool = False) -> float:
         """PSNR of a network's fixed points."""
         with torch.no_grad():
-            return self.psnr(patient(net)(self.unseen()))
+            return self.psnr(patient(net)(self.unseen(tuning)), tuning)
+
+    def unprocessed(self) -> float:
+        """PSNR of blurred images, or of zero-filled ones."""
+        measured = self.unseen()
+        data = measured.data
+        return self.psnr(measured.operator.adjoint(data) if data.is_complex() else data)
 
 
-def deblurring(data: Path) -> Task:
+def deblurring(data: Path, size: int = 40) -> Task:
     """Crops of BSD400 behind a Gaussian blur of 1.6 pixels."""
-    files = sorted((data / "images" / "bsd400_set12" / "train").glob("*.png"))[:210]
+    files = sorted((data / "images" / "bsd400_set12" / "train").glob("*.png"))[:220]
     pixels = np.stack([np.asarray(Image.open(f).convert("L")) for f in files])
     images = torch.from_numpy(pixels).float() / 255
-    crops = [images[:, r : r + SIZE, c : c + SIZE] for r, c in ((10, 10), (70, 70), (130, 100))]
     ticks = torch.arange(-6, 7).float()
     line = torch.exp(-0.5 * (ticks / 1.6) ** 2)
     kernel = line[:, None] * line
-    blur = Convolution(Space((SIZE, SIZE)), kernel / kernel.sum())
-    return Task(torch.cat([crop[:200] for crop in crops]), crops[1][200:210], blur)
+    blur = Convolution(Space((size, size)), kernel / kernel.sum())
+    crops = [images[:, r : r + size, c : c + size] for r, c in ((10, 10), (70, 70), (130, 100))]
+    middle = crops[1]
+    train = torch.cat([crop[:200] for crop in crops])
+    return Task(train, tune=middle[210:], test=middle[200:210], operator=blur)
 
 
-def mri(data: Path) -> Task:
-    """Complex brain slices from 40 % of k-space, denser in its middle."""
-    slices = brain_slices(data / "published" / "ista_net" / "brain_test", SIZE)
+def mri(data: Path, size: int = 48) -> Task:
+    """Complex brain slices from a quarter of k-space, denser in its middle."""
+    slices = brain_slices(data / "published" / "ista_net" / "brain_test", size)
     slices = slices / slices.abs().amax((-2, -1), keepdim=True)
-    u = torch.linspace(-1, 1, SIZE)
+    u = torch.linspace(-1, 1, size)
     chance = torch.exp(-3 * (u[:, None] ** 2 + u**2))
-    chance = (0.4 * chance / chance.mean()).clamp(max=1)
-    mask = torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(1)) < chance
+    chance = (0.25 * chance / chance.mean()).clamp(max=1)
+    mask = torch.rand(size, size, generator=torch.Generator().manual_seed(1)) < chance
     turned = torch.cat([slices[:40], slices[:40].flip(-1)])
-    operator = MaskedFourier(Space((SIZE, SIZE), torch.complex64), mask)
-    return Task(turned, slices[40:], operator)
+    operator = MaskedFourier(Space((size, size), torch.complex64), mask)
+    return Task(turned, tune=slices[40:44], test=slices[44:], operator=operator)
 
 
 TASKS = {"deblurring": deblurring, "MRI": mri}
 
 
-def trained_denoiser(task: Task, steps: int = 250, sigma: float = 0.05) -> Denoiser:
-    """Five convolutions of 16 channels, trained to remove noise from the task's objects."""
+def trained_denoiser(task: Task, steps: int = 600, sigma: float = 0.05) -> Denoiser:
+    """Five convolutions of 16 channels and norm 1, trained to remove noise from such objects."""
+    channels = 2 if task.train.is_complex() else 1
     with seeded(0):
-        network = DnCNN(2 if task.train.is_complex() else 1, features=16, depth=5, batch_norm=False)
+        network = DnCNN(channels, features=16, depth=5, batch_norm=False, spectral=True)
     denoiser = Denoiser(network)
     generator = torch.Generator().manual_seed(1)
     optimiser = torch.optim.Adam(denoiser.parameters(), 4e-3)
@@ -153,20 +186,26 @@ class Trained:
         """dB at the end."""
         return self.scores[-1][2]
 
+    def after(self, seconds: float) -> tuple[int, float, float]:
+        """The last score that was reached in so many seconds."""
+        return max(score for score in self.scores if score[1] <= seconds)
+
 
 def train(
     net: Equilibrium,
     task: Task,
     steps: int,
     *,
+    rate: float,
     every: int = 0,
+    tuning: bool = False,
     seed: int = 5,
-    rate: float = 3e-3,
 ) -> Trained:
     """Adam on the mean square error, and the score at the start, the end and ``every`` steps."""
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(net.parameters(), rate)
-    scores, spent = [(0, 0.0, task.score(net))], 0.0
+    slower = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    scores, spent = [(0, 0.0, task.score(net, tuning))], 0.0
     for step in range(1, steps + 1):
         x = task.draw(generator)
         problem = task.problem(x, generator)
@@ -176,6 +215,22 @@ def train(
         loss.backward()
         optimiser.step()
         spent += time.process_time() - start
+        slower.step()
         if step == steps or (every and step % every == 0):
-            scores.append((step, spent, task.score(net)))
+            scores.append((step, spent, task.score(net, tuning)))
     return Trained(scores)
+
+
+def best_rate(task: Task, denoiser: Denoiser, steps: int) -> float:
+    """The one of `RATES` with the best score on the images for tuning.
+
+    By Jacobian-free training of the proximal gradient step; it serves all kinds and implicit
+    gradients too.
+    """
+    make = NETS["proximal gradient"]
+
+    def reached(rate: float) -> float:
+        net = begin(make, denoiser, "jfb")
+        return train(net, task, steps, rate=rate, tuning=True).last
+
+    return max(RATES, key=reached)

@@ -77,7 +77,7 @@ def nested(dtype: torch.dtype) -> Operator:
 
 def shaken(operator: Operator) -> Operator:
     """With motions of up to a few samples in place of zeros."""
-    motion = operator.nuisances["motion"]
+    motion = operator.current("motion")["motion"]
     operator.place({"motion": random(*motion.shape, dtype=torch.float64, seed=7)})
     return operator
 
@@ -114,7 +114,7 @@ CASES = [
         Warp(Space((2, 4, 3), d), 2, motion="affine", kernel="linear"))),
     Case("decimation", lambda d: Decimation(Space((2, 4, 6), d), 2)),
     Case("decimation-mosaic", lambda d: Decimation(
-        Space((3, 8, 4), d), 2, psf=kernel(3, 2, dtype=torch.float64).abs(), mosaic="gbrg")),
+        Space((3, 8, 4), d), 2, psf=kernel(3, 2, dtype=d.to_real()), mosaic="gbrg")),
     Case("burst", lambda d: shaken(Burst(Decimation(Space((4, 6), d), 2), 3))),
     Case("gradient-1d", lambda d: FiniteDifference(Space((5,), d)), exact_norm=False),
     Case("gradient-2d", lambda d: FiniteDifference(Space((4, 3), d), spacing=(1.0, 0.5)),

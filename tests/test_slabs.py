@@ -341,6 +341,7 @@ TV_3D = {**TV, "ndim": 3}
         ({"output": {"format": "hdf5"}}, RecipeError, "written as Zarr"),
         ({"quality": {"split": "row"}}, RecipeError, "not split in halves"),
         ({"uncertainty": {"method": "bootstrap"}}, RecipeError, "no error bars"),
+        ({"uncertainty": {"calibration": "i.json"}}, RecipeError, "no error bars"),
     ],
 )
 def test_what_slabs_can_not_do(recipe, error, message: str, host: Host, scan, tmp_path) -> None:

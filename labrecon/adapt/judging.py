@@ -69,7 +69,8 @@ def judged(order: Order, network: Reconstructor) -> list[Judged]:
     """The adapted network first, then the trained one with the new operator and with the old."""
     operator = network.placed(order.operator) if isinstance(network, Calibrated) else None
     title = f"adapted ({order.recipe.method})"
-    ways = [_way(title, order, network, operator)]
+    seen = "trained on these very objects: judge by others" if order.truths else ""
+    ways = [_way(title, order, network, operator, note=seen)]
     try:
         before = order.parent.build(order.problems[0], order.host)
     except LabreconError as error:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from labrecon import plugins, stages
+from labrecon.adapt.reading import find_scans, posed_scan, prepared_scan, read_truths
 from labrecon.adapt.recipe import AdaptRecipe
-from labrecon.batch.inventory import find, is_pattern, require_files
-from labrecon.errors import LabreconError, ModelError, ObjectsError, RecipeError, ScanError
+from labrecon.errors import ModelError, RecipeError, ScanError
 from labrecon.instrument import Instrument, Scan
 from labrecon.io.call import path_of
 from labrecon.io.model import SavedModel, SpaceCard, load_model
-from labrecon.io.objects import object_files, read_objects
 from labrecon.operator import Operator
 from labrecon.operator_cache import OperatorCache
 from labrecon.plan import Plan, find_instrument, make_plans
@@ -54,6 +51,7 @@ class Order:
         clock: seconds per stage.
         differences: what is not as in training, a line each.
         warnings: what went wrong without stopping it.
+        truth_files: files of the truths.
     """
 
     parent: SavedModel
@@ -71,6 +69,7 @@ class Order:
     clock: Clock
     differences: list[str]
     warnings: list[str] = field(default_factory=list)
+    truth_files: list[Path] = field(default_factory=list)
 
     @property
     def geometry(self) -> BaseModel:
@@ -125,14 +124,14 @@ def place_order(
     clock = Clock(watcher=watcher)
     given = {"seed": card.seed, "prepare": card.prepare, "operator": card.operator}
     plan = make_plans(load_recipe(given, lab), lab, host, parent)[0]
-    files = _files(scans, lab, host)
+    files = find_scans(scans, lab, host)
     with clock("read"):
-        read = [_prepared(lab, path, plan, host) for path in files]
+        read = [prepared_scan(lab, path, plan, host) for path in files]
     cache = OperatorCache(KEPT)
     with clock("operator"):
         operators = [cache.get(lab, scan.geometry, plan.operator, chosen) for scan in read]
     pairs = zip(files, read, operators, strict=True)
-    problems = [_posed(path, scan, operator, chosen) for path, scan, operator in pairs]
+    problems = [posed_scan(path, scan, operator, chosen) for path, scan, operator in pairs]
     differences = parent.differences(read[0].geometry, operators[0], lab.tolerances)
     order = Order(
         parent,
@@ -153,7 +152,7 @@ def place_order(
     _require_work(order)
     _require_alike(order)
     if objects is not None:
-        order.truths = _truths(order, Path(objects))
+        order.truth_files, order.truths = read_truths(files, problems, Path(objects))
     return order
 
 
@@ -173,41 +172,6 @@ def _instrument(
             ) from error
     parent.require_instrument(found.name)
     return asked, found
-
-
-def _files(scans: Sequence[str | Path], instrument: Instrument, host: Host) -> list[Path]:
-    readers = stages.readers_of(instrument, host)
-    patterns = []
-    for text in map(str, scans):
-        path = Path(text)
-        whole = not is_pattern(text) and path.is_dir()
-        # A folder may be a scan itself, of a format that has one.
-        inside = whole and not any(reader.matches(path) for reader in readers.values())
-        patterns.append(f"{text}/*" if inside else text)
-    require_files(patterns)
-    found = find(patterns, readers)
-    if not found:
-        raise ScanError(f"there are no scans in {', '.join(map(str, scans))}")
-    return found
-
-
-def _prepared(instrument: Instrument, path: Path, plan: Plan, host: Host) -> Scan:
-    try:
-        return stages.prepare(instrument, stages.read(instrument, path, host), plan)
-    except LabreconError as error:
-        told = str(error)
-        raise type(error)(told if str(path) in told else f"{path}: {told}") from error
-
-
-def _posed(path: Path, scan: Scan, operator: Operator, device: torch.device) -> Problem:
-    weights = None if scan.weights is None else scan.weights.to(device)
-    try:
-        noise = copy.deepcopy(scan.noise).to(device)
-        problem = Problem(operator, scan.data.to(device), noise, weights)
-        problem.validate()
-    except ValueError as error:
-        raise ScanError(f"{path}: {error}") from error
-    return problem
 
 
 def _old_geometry(parent: SavedModel, instrument: Instrument) -> BaseModel:
@@ -267,20 +231,3 @@ def _require_alike(order: Order) -> None:
                 f"{path} has another operator than {order.files[0]}: what is calibrated is found "
                 "for one"
             )
-
-
-def _truths(order: Order, folder: Path) -> list[Tensor]:
-    named = {path.name.partition(".")[0]: path for path in object_files(folder)[0]}
-    found = []
-    for path, problem in zip(order.files, order.problems, strict=True):
-        stem = path.name.partition(".")[0]
-        if stem not in named:
-            raise ScanError(f"{path} has no object of the same name in {folder}")
-        domain = problem.operator.domain
-        held: Any = read_objects(named[stem], domain).objects
-        if len(held) != torch.Size(problem.batch).numel():
-            raise ObjectsError(
-                f"{named[stem]} has {len(held)} objects, {path} {list(problem.batch)} slices"
-            )
-        found.append(held.reshape(*problem.batch, *domain.shape).to(order.device))
-    return found

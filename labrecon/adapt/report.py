@@ -6,6 +6,7 @@ from typing import Any
 
 from labrecon.adapt.judging import Judged
 from labrecon.adapt.order import Order
+from labrecon.adapt.recipe import AdaptRecipe
 from labrecon.io.plain import brief, dumps
 from labrecon.report import plots
 from labrecon.report.page import environment
@@ -30,7 +31,7 @@ def render_adaptation(order: Order, ways: list[Judged], provenance: dict[str, An
         environment()
         .get_template("adaptation.html.j2")
         .render(
-            title=_TITLES[order.recipe.method],
+            title=_title(order.recipe),
             instrument=order.instrument.title or order.instrument.name,
             warnings=order.warnings,
             provenance=provenance,
@@ -40,6 +41,12 @@ def render_adaptation(order: Order, ways: list[Judged], provenance: dict[str, An
             told=dumps(provenance),
         )
     )
+
+
+def _title(recipe: AdaptRecipe) -> str:
+    if recipe.method == "pp" and recipe.measure == "reused":
+        return "Fine-tuned towards reuse and regularise (P&P with the estimates of R&R)"
+    return _TITLES[recipe.method]
 
 
 def _tiles(order: Order, ways: list[Judged]) -> list[tuple[str, str, str]]:

@@ -68,8 +68,9 @@ def adapt(
 
     - "rr": reuse and regularise. The network, unchanged, is the prior of a reconstruction with the
       new operator: no training, some ten times the work per scan.
-    - "pp": parametrise and perturb. The network is changed by the scans alone, without truths, and
-      is as fast as before.
+    - "pp": the network is changed by the scans alone, without truths, and is as fast as before. By
+      default it is fine-tuned towards what "rr" makes of them; parametrise and perturb as published
+      is ``misfit = "chi2"``.
     - "rr+": both: what "rr" iterates is tuned on the scans.
     - "transfer": its supervised training goes on with few scans whose objects are known.
 
@@ -110,12 +111,13 @@ def adapt(
     )
     with order.clock("network"):
         made = adapted(order)
-    inputs = hash_inputs(order.files)
+    # The objects, too: nothing may be calibrated on them later as if the network had not seen them.
+    inputs = hash_inputs([*order.files, *order.truth_files])
     facts = {
         "parent": order.parent.card.sha256,
         "instrument": order.instrument.name,
         "geometry": order.geometry.model_dump(mode="json"),
-        "scans": [one["sha256"] for one in inputs],
+        "files": [one["sha256"] for one in inputs],
     }
     folder = RunFolder.open(out, loaded.plain(), facts)
     if folder.done:

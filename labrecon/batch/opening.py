@@ -21,6 +21,7 @@ from labrecon.errors import RecipeError
 from labrecon.io.atomic import write_file
 from labrecon.io.plain import dumps
 from labrecon.io.provenance import hash_file, hash_options
+from labrecon.uncertainty.card import INTERVALS
 
 __all__ = [
     "Asked",
@@ -60,6 +61,11 @@ class Asked:
             "model": self.setup.model_hash,
             "files": [one["sha256"] for one in hash_options(self.setup.recipe)],
         }
+        # Error bars are made by what lies beside the model, which can be calibrated anew.
+        if self.setup.model is not None:
+            intervals = Path(self.setup.model) / INTERVALS
+            if intervals.is_file():
+                told["intervals"] = hash_file(intervals)
         return sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -126,7 +132,8 @@ def _changes(facts: Mapping[str, Any], asked: Asked) -> str:
         old["model"], new["model"] = (each[:12] or "none" for each in models)
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     told = [f"  {k}: {old.get(k, '–')} → {new.get(k, '–')}" for k in keys]
-    return "\n".join(told or ["  a file that an option names holds something else"])
+    nothing = "  a file that an option names, or the model's intervals.json, is another one"
+    return "\n".join(told or [nothing])
 
 
 def _flat(value: Any, at: str = "") -> dict[str, Any]:

@@ -18,6 +18,7 @@ from labrecon.errors import ScanError
 from labrecon.job import assemble_job
 from labrecon.plugins import Host
 from labrecon.stages import readers_of
+from labrecon.uncertainty.asked import check_asked
 
 __all__ = ["reconstruct_batch"]
 
@@ -79,6 +80,7 @@ def reconstruct_batch(
         model=model,
         other_geometry=other_geometry,
     )
+    check_asked(job)
     values = job.recipe.plain()
     setup = Setup(
         instrument, values, model, other_geometry, device, means.threads_each, model_hash(job)

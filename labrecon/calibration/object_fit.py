@@ -22,6 +22,7 @@ from labrecon.problem import Problem
 from labrecon.space import squared_norm
 
 __all__ = [
+    "FINE",
     "degrees_of_freedom",
     "fit_object",
     "noise_scale",
@@ -33,6 +34,8 @@ __all__ = [
 
 #: Residual of the normal equations, relative to the back-projected data, that is converged.
 TOLERANCE = 1e-3
+#: The same where χ² is to be that of the best object.
+FINE = 1e-5
 #: The same for the degrees of freedom, which two random vectors tell to a few per cent.
 COARSE = 1e-2
 #: First damping of a nonlinear fit, as a fraction of the mean diagonal of the information.
@@ -53,14 +56,17 @@ def white_prior(x: Tensor, scale: float) -> Tikhonov:
     return Tikhonov(scale / power if power > 0 and math.isfinite(power) else 0.0)
 
 
-def fit_object(problem: Problem, prior: Prior, x: Tensor, iterations: int) -> Tensor:
+def fit_object(
+    problem: Problem, prior: Prior, x: Tensor, iterations: int, tolerance: float = TOLERANCE
+) -> Tensor:
     """``argmin_x`` of data term and quadratic prior, from ``x``.
 
     Conjugate gradients where the problem is quadratic; damped Gauss–Newton steps elsewhere.
     """
     if problem.operator.linear and isinstance(problem.noise, Gaussian):
         here = linearised(problem, x, quadratic(prior))
-        return x + _solved(here, -here.gradient, iterations, _size(problem, here))
+        size = _size(problem, here)
+        return x + _solved(here, -here.gradient, iterations, size, tolerance)
     damping = DAMPING * mean_diagonal(problem, x)
     for _ in range(STEPS):
         x, damping, _ = object_step(problem, prior, x, damping, min(INNER, iterations))
@@ -74,7 +80,7 @@ def _size(problem: Problem, here: Linearised) -> Tensor:
 
 
 def _solved(
-    here: Linearised, right: Tensor, iterations: int, size: Tensor, tolerance: float = TOLERANCE
+    here: Linearised, right: Tensor, iterations: int, size: Tensor, tolerance: float
 ) -> Tensor:
     ndim = here.tangent.domain.ndim
     state = cg_start(here.hessian, right, None, ndim)

@@ -106,7 +106,8 @@ def calibrate(
 
     Raises:
         ValueError: see `Unknowns`; a number out of range, or a scan without bounds.
-        NoiseError: the noise does not state its variance.
+        NoiseError: the noise does not state its variance, or data that it can not make.
+        SolverError: data or weights that are not finite.
     """
     whole("calibrate: iterations", iterations)
     whole("calibrate: inner", inner)
@@ -114,6 +115,7 @@ def calibrate(
     if weight is not None:
         number("calibrate: weight", weight, at_least=0)
     problem = dataclasses.replace(problem, prepared=None)
+    problem.validate()
     unknowns = Unknowns(problem.operator, names, bounds)
     first = here = _begun(problem, unknowns, weight, inner)
     if scan:

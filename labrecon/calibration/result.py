@@ -8,7 +8,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-__all__ = ["Calibration", "Estimate"]
+__all__ = ["AT_BOUND", "NO_SOLUTION", "Calibration", "Estimate"]
+
+#: Reasons for which there is a value without an error.
+AT_BOUND, NO_SOLUTION = "at its bound", "no solution of the model"
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ class Estimate:
     reason: str = ""
 
     @property
+    def known(self) -> bool:
+        """Whether the value means anything: not where the data do not determine it."""
+        return self.error is not None or self.reason in (AT_BOUND, NO_SOLUTION)
+
+    @property
     def shown(self) -> str:
         """The value, with as many digits as its error leaves."""
         if not self.error:
@@ -44,8 +52,8 @@ class Estimate:
         unit = f" {self.unit}" if self.unit else ""
         if self.error is not None:
             return f"{self.label} {self.shown} ± {self.error:.2g}{unit}"
-        if self.reason == "at its bound":
-            return f"{self.label} {self.shown}{unit}, at its bound"
+        if self.known:
+            return f"{self.label} {self.shown}{unit}, {self.reason}"
         return f"{self.label}: {self.reason}"
 
 
@@ -58,7 +66,8 @@ class Calibration:
         estimates: of each number.
         correlation: between the estimates' errors; None where one has none.
         steps: steps in the nuisances.
-        status: "converged", or "iterations" (the limit was reached).
+        status: "converged"; "iterations": the estimates still move, or would if the object moved
+            with them; or "misfit": they have settled where the model does not explain the data.
         statement: the last step in standard errors, and why it ended.
         history: of each step: its number, the objective and the values, by label.
         level_known: whether the noise states its level; else it was estimated from the residual.
@@ -68,6 +77,7 @@ class Calibration:
         residual_before: normalised residual with the values at the start.
         residual_after: the same with the estimates.
         warnings: what keeps the errors from being right.
+        inflation: factor that a misfit has put on the errors.
         elements: elements of a stack that were used, of how many; None for all.
     """
 
@@ -75,7 +85,7 @@ class Calibration:
     estimates: tuple[Estimate, ...]
     correlation: tuple[tuple[float | None, ...], ...]
     steps: int
-    status: Literal["converged", "iterations"]
+    status: Literal["converged", "iterations", "misfit"]
     statement: str
     history: list[dict[str, float]]
     level_known: bool
@@ -84,6 +94,7 @@ class Calibration:
     residual_before: Tensor
     residual_after: Tensor
     warnings: tuple[str, ...] = ()
+    inflation: float = 1.0
     elements: tuple[int, int] | None = field(default=None)
 
     def numbers(self) -> dict[str, Any]:
@@ -107,6 +118,7 @@ class Calibration:
             "noise_level_known": self.level_known,
             "chi2": self.chi2,
             "chi2_before": self.chi2_before,
+            "error_inflation": self.inflation,
             "history": self.history,
             "warnings": list(self.warnings),
             **({} if self.elements is None else {"elements": list(self.elements)}),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from labrecon.calibration.information import Information
+from labrecon.calibration.result import AT_BOUND
 from labrecon.calibration.unknowns import Unknowns
 
 __all__ = ["Uncertainty", "uncertainty"]
@@ -53,7 +54,7 @@ def uncertainty(
     size = found.object_known.diagonal().sqrt()
     held = unknowns.at_bound(p)
     reasons = [
-        "at its bound" if at else "" if float(s) > 0 else "changes nothing in the data"
+        AT_BOUND if at else "" if float(s) > 0 else "changes nothing in the data"
         for at, s in zip(held, size, strict=True)
     ]
     free = [i for i, why in enumerate(reasons) if not why]

@@ -5,6 +5,7 @@ A network is built again by its registered name and options; the file only fills
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -150,6 +151,19 @@ class SavedModel:
                     f"has {brief(held.flatten())}"
                 )
         return found
+
+    def as_calibrated(self, operator: Operator) -> Operator:
+        """The operator with what was calibrated beside the network; most often the given one.
+
+        Residuals, and data that are simulated for the network, are to be made by it.
+        """
+        if self.card.network != "calibrated":
+            return operator
+        values: dict[str, Any] = self.card.options["nuisances"]
+        held = operator.current(*values)
+        made = copy.deepcopy(operator)
+        made.place({k: torch.as_tensor(v, dtype=held[k].dtype) for k, v in values.items()})
+        return made
 
     def build(self, problem: Problem, host: Host) -> Reconstructor:
         """The trained network, for problems like this one, on the problem's device.

@@ -48,7 +48,8 @@ class Adaptation(SelfSupervised):
 
     Parametrise and perturb: a network that was trained for another operator is changed as little as
     measured data ``y`` ask for, without truths. With the network of `labrecon.networks.reused` it
-    is R&R+. The misfit is a `Term`, such as `labrecon.learners.imitation.Imitation` of R&R, or
+    is R&R+. The misfit is a `Term`, such as `labrecon.learners.imitation.Imitation` of R&R (then it
+    is a fine-tuning towards R&R, and P&P no longer), or
 
     - "chi2", as published: ``‖y − A f(y)‖²`` in units of the noise. Minimised to its end it fits
       the noise: stop where it is 1. A network with data consistency inside, as MoDL, is below that

@@ -47,7 +47,8 @@ class LayerLoss(Supervised):
             parts = [w * one for w, one in zip(weights, losses, strict=True)]
             value = torch.stack(parts).sum() / sum(weights)
             for name, term in made.losses.items():
-                value = value + self.network.loss_weights.get(name, 0.0) * term
+                weight = self.network.loss_weights.get(name, 0.0)
+                value = value + weight * term if weight else value
             value = len(truth) * value
             total = value if total is None else total + value
             last += len(truth) * float(losses[-1].detach())

@@ -208,6 +208,7 @@ def make_dcea(
     size = whole("DCEA: size", size, error=SolverError)
     stride = whole("DCEA: stride", stride, error=SolverError)
     clip = number("DCEA: clip", clip, above=0, error=SolverError)
+    weight = number("DCEA: weight", weight, error=SolverError)
     generator = torch.Generator().manual_seed(seed)
     dtype = problem.operator.domain.real_dtype
     start = torch.randn(count, *(size,) * axes, generator=generator, dtype=dtype)
@@ -217,7 +218,7 @@ def make_dcea(
     untied = not flag("DCEA: tied", tied, error=SolverError)
     network = DCEA(
         start,
-        torch.full((count,), float(weight), dtype=dtype),
+        torch.full((count,), weight, dtype=dtype),
         depth=depth,
         stride=stride,
         clip=clip,

@@ -107,11 +107,12 @@ def make_modl(
     seed: int = 0,
     batch_norm: bool = False,
     inner: int = 50,
+    start: str = "initial",
 ) -> Unrolled:
     """MoDL for problems like this one: one denoiser and one coupling shared by all layers.
 
     The denoiser acts on the last two axes (the last of a one-dimensional object), and changes
-    nothing before training: the network starts as iterated Tikhonov regularisation, from ``Aᴴ y``.
+    nothing before training: the network starts as iterated Tikhonov regularisation.
 
     Args:
         problem: an example; its operator tells what objects there are and the size of ``A``.
@@ -124,9 +125,11 @@ def make_modl(
         batch_norm: in the denoiser, as published. Its layers then depend on the batch, and in
             training on how often they ran before.
         inner: conjugate-gradient steps at most, where the operator has no closed form.
+        start: "initial" for the operator's own first estimate; "adjoint" for ``Aᴴ y``, as published
+            for ``‖A‖ = 1``.
 
     Raises:
-        SolverError: the operator is not linear, or a number is out of range.
+        SolverError: the operator is not linear, the start is unknown, or a number is out of range.
         PriorError: a size of the denoiser is out of range.
     """
     depth = whole("MoDL: depth", depth, error=SolverError)
@@ -150,4 +153,4 @@ def make_modl(
         inner=inner,
     )
     solver.check(problem)
-    return Unrolled(solver, depth, start="adjoint").to(domain.real_dtype)
+    return Unrolled(solver, depth, start=start).to(domain.real_dtype)

@@ -66,7 +66,7 @@ class Burst(Operator):
         # Samples of the image per pixel, along the axis that each number moves.
         pitch = [n / m for n, m in zip(domain.shape[-2:], one.shape[-2:], strict=True)]
         scale = torch.tensor([pitch[axis] for axis in self.model.axis], dtype=domain.real_dtype)
-        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("scale", scale)
         self.nuisance("motion", torch.zeros(frames, self.model.numbers, dtype=domain.real_dtype))
 
     @property

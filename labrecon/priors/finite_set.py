@@ -60,8 +60,7 @@ class FiniteSet(Prior):
         distinct = len(set(points.tolist())) == points.numel() if points.ndim == 1 else False
         if not distinct or len(points) < 2 or not bool(points.isfinite().all()):
             raise PriorError(
-                "FiniteSet: values is a list of two or more different finite numbers, got "
-                f"{values}"
+                f"FiniteSet: values is a list of two or more different finite numbers, got {values}"
             )
         if rule not in get_args(Rule):
             raise PriorError(f"FiniteSet: rule is one of {', '.join(get_args(Rule))}, got {rule!r}")

@@ -22,6 +22,8 @@ def calibration_note(found: Calibration) -> str:
     level = (
         "" if found.level_known else " The noise states no level: it is that of the residual here."
     )
+    if found.inflation > 1:
+        level = f" They are {found.inflation:.2g} times what the noise makes, for the misfit."
     return (
         f"{how}{some}; {found.statement}. χ² per degree of freedom {found.chi2_before:.3g} before, "
         f"{found.chi2:.3g} after. Errors are one standard deviation, the object unknown."
@@ -35,7 +37,7 @@ def calibration_rows(found: Calibration) -> list[tuple[str, ...]]:
         (
             e.label,
             f"{e.start:.5g}",
-            e.shown if e.error is not None or e.reason == "at its bound" else "–",
+            e.shown if e.known else "–",
             f"± {e.error:.2g}" if e.error is not None else e.reason,
             e.unit,
         )

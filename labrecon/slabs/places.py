@@ -78,8 +78,6 @@ def places(reader: PartReader, path: Path, slices: Slices, halo: Halo = "auto") 
         RecipeError: a slab with its halo is the whole volume; or a halo for slices that do not see
             each other.
     """
-    if halo != "auto" and halo < 0:
-        raise RecipeError(f"a halo of {halo} slices: give 0 or more, or 'auto'")
     made = []
     for start, stop, low in slices:
         seen = seen_beyond(reader, path, start, stop)

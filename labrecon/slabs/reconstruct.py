@@ -21,6 +21,7 @@ from labrecon.slabs.places import Halo
 from labrecon.slabs.run import SlabRun
 from labrecon.slabs.volume import PartialVolume, check_not_begun
 from labrecon.stages import Watcher
+from labrecon.uncertainty.asked import is_sampler
 
 __all__ = ["SlabsResult", "reconstruct_in_slabs"]
 
@@ -99,6 +100,8 @@ def reconstruct_in_slabs(
             "a trained network is for volumes of the size that it was trained with: leave out "
             "--slabs, or --model"
         )
+    if halo != "auto" and halo < 0:
+        raise RecipeError(f"a halo of {halo} slices: give 0 or more, or 'auto'")
     out, path = Path(out), Path(path)
     begun = PartialVolume.load(out) if resume else None
     job = assemble_job(
@@ -143,10 +146,17 @@ def _require_possible(job: Job) -> None:
         raise RecipeError(
             f"{recipe.where('quality', 'split')}: slabs are not split in halves: leave it out"
         )
-    if recipe.uncertainty.method not in ("auto", "none"):
-        raise RecipeError(
-            f"{recipe.where('uncertainty', 'method')}: slabs have no error bars: leave it out"
-        )
+    bars = recipe.uncertainty
+    for name, asked in (
+        ("method", bars.method not in ("auto", "none")),
+        ("calibration", bars.calibration is not None),
+    ):
+        if asked:
+            raise RecipeError(
+                f"{recipe.where('uncertainty', name)}: slabs have no error bars: leave it out"
+            )
+    if bars.method == "auto" and is_sampler(job, job.plans[0]):
+        job.warnings.append("slabs have no error bars: of the samples only the mean is written")
     table = recipe.output
     other = table.format != "zarr" and "format" in table.model_fields_set
     if other or table.options:

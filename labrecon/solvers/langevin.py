@@ -57,6 +57,7 @@ class Langevin(Solver):
     """
 
     state_type = ChainState
+    random = True
     needs_exact_adjoint = True
 
     def __init__(

@@ -48,8 +48,8 @@ class LucasKanade(Solver):
     border have no weight. Every batch element has motions of its own.
 
     Motions start from `labrecon.solvers.registration.register`. A frame that it can not register,
-    for want of texture or because it shows something else, is an error or is left out. Not for
-    motions that bend within a frame, nor for scenes in which things move.
+    for want of texture, because it shows something else or is of another exposure, is an error or
+    is left out. Not for motions that bend within a frame, nor for scenes in which things move.
 
     Args:
         prior: ``g``, or one per layer.

@@ -37,7 +37,8 @@ def motion_errors(
         motion: ``(*batch, frame, number)``.
         known_image: see above.
         ridge: ``ρ / ‖UᴴWU‖``.
-        iterations: of conjugate gradients at most.
+        iterations: of conjugate gradients at most; too few make bars too small, not too large. A
+            smaller ``ridge`` needs more.
 
     Raises:
         SolverError: the operator is no burst, or the noise is of unit standard deviation, which
@@ -92,8 +93,13 @@ def _marginal(
     solved = moved.solve(
         pulled, ridge * largest, weights=certainty, iterations=iterations, tolerance=1e-6
     )
+    # BᴴX + XᴴB − XᴴAX ≤ BᴴA⁻¹B for whatever X: a solve that ends early leaves what is left of the
+    # information positive, where BᴴX alone may not.
+    back = moved.normal(solved, certainty) + ridge * largest * solved
+    b, x, ax = (t.flatten(1) for t in (pulled, solved, back))
+    told = (b.conj() @ x.mT).real.double()
+    lost = told + told.mT - (x.conj() @ ax.mT).real.double()
     own = torch.block_diag(*information[1:])
-    lost = (pulled.flatten(1).conj() @ solved.flatten(1).mT).real
     bars = _bars(own.double() - lost).to(own.dtype).reshape(frames - 1, numbers)
     return torch.cat([torch.zeros_like(bars[:1]), bars])
 

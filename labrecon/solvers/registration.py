@@ -12,6 +12,7 @@ from labrecon.operators.burst import Burst
 from labrecon.operators.motion import TranslationMotion
 from labrecon.operators.pointwise import Identity
 from labrecon.problem import Problem, SolverError
+from labrecon.solvers.frame_levels import Level, gray, pooled, smoothed
 from labrecon.solvers.motion_step import masked, motion_step, normal_equations
 from labrecon.space import Space
 
@@ -24,6 +25,9 @@ STEPS, ENOUGH = 10, 1e-3
 DAMPING = 1e-6
 #: A frame and the moved first one are of the same scene where they correlate by this much.
 CORRELATION = 0.5
+#: Frames of one exposure: the ratio of their contrasts is between this and its inverse, and their
+#: means differ by no more than this part of the contrast.
+CONTRAST, BRIGHTNESS = 0.8, 0.5
 #: Slopes along a direction are those of a scene where they have this much more power than noise.
 TEXTURE = 3.0
 #: Least share of the field that a frame has in common with the first one.
@@ -42,18 +46,28 @@ class Registration(NamedTuple):
         correlation: of each frame with the moved first one, ``(*batch, frame)``.
         textured: whether the scene has slopes along every direction of the motion.
         overlap: share of the frame that the first one sees, too.
+        contrast: standard deviation of the frame in parts of that of the moved first one.
+        brightness: its mean less that of the moved first one, in the same parts.
     """
 
     motion: Tensor
     correlation: Tensor
     textured: Tensor
     overlap: Tensor
+    contrast: Tensor
+    brightness: Tensor
 
     @property
     def trusted(self) -> Tensor:
         """The frames whose motion is known, ``(*batch, frame)``, boolean."""
         same = self.correlation >= CORRELATION
-        return same & self.textured & (self.overlap >= OVERLAP)
+        return same & self.textured & (self.overlap >= OVERLAP) & self._exposed
+
+    @property
+    def _exposed(self) -> Tensor:
+        """The frames that are as bright as the first one, and as rich in contrast."""
+        alike = (self.contrast >= CONTRAST) & (self.contrast <= 1 / CONTRAST)
+        return alike & (self.brightness.abs() <= BRIGHTNESS)
 
     def told(self, needed: Tensor) -> str:
         """What is wrong with those frames that are needed and not trusted."""
@@ -67,17 +81,16 @@ class Registration(NamedTuple):
                 reason = f"it correlates by {correlation:.2f} with frame 0"
             elif overlap < OVERLAP:
                 reason = f"it shares {overlap:.0%} of its field with frame 0"
+            elif not bool(self._exposed[at]):
+                reason = (
+                    f"its contrast is {float(self.contrast[at]):.2f} of that of frame 0, its mean "
+                    f"off by {float(self.brightness[at]):+.2f} of it: bring all frames to one "
+                    "exposure first"
+                )
             else:
                 reason = "no texture along a direction of the motion, or another scene"
             lines.append(f"frame {frame}{of if element else ''}: {reason}")
         return "; ".join(lines[:4]) + (f"; and {len(lines) - 4} more" if len(lines) > 4 else "")
-
-
-class Level(NamedTuple):
-    """Frames of one size, and what of each pixel was measured, ``(*batch, frame, y, x)``."""
-
-    frames: Tensor
-    measured: Tensor
 
 
 @torch.no_grad()
@@ -94,14 +107,14 @@ def register(operator: Burst, data: Tensor, weights: Tensor | None = None) -> Re
         data: ``(*batch, frame, *lead, y, x)``.
         weights: of the data; pixels of weight 0 are replaced by their neighbours.
     """
-    images = _gray(operator, data, weights)
+    images = gray(operator, data, weights)
     pyramid = [images]
     while min(pyramid[-1].frames.shape[-2:]) >= 2 * SMALLEST:
-        pyramid.append(_halved(pyramid[-1]))
+        pyramid.append(pooled(pyramid[-1], 2))
     motion = _searched(pyramid[-1], operator.model.numbers)
     for i, level in enumerate(reversed(pyramid)):
         motion = motion if i == 0 else 2 * motion
-        smooth = _smoothed(level)
+        smooth = smoothed(level)
         burst, problem = _posed(operator, smooth)
         first = smooth.frames[..., 0, :, :]
         for _ in range(STEPS):
@@ -111,51 +124,6 @@ def register(operator: Burst, data: Tensor, weights: Tensor | None = None) -> Re
                 break
     found = _judged(burst, problem, smooth, motion)
     return found._replace(motion=operator.cell * motion)
-
-
-def _gray(operator: Burst, data: Tensor, weights: Tensor | None) -> Level:
-    """One image per frame: over colours, channels and the cell of a mosaic."""
-    measured = torch.ones_like(data.real) if weights is None else weights > 0
-    measured = measured.to(data.real.dtype).expand(data.shape)
-    frames = data.abs() if data.is_complex() else data
-    lead = operator.range.ndim - 3
-    if lead:
-        axes = tuple(range(-lead - 2, -2))
-        frames, measured = (frames * measured).sum(axes), measured.sum(axes)
-        frames, measured = frames / measured.clamp_min(1), (measured > 0).to(frames.dtype)
-    level = Level(frames, measured)
-    return level if operator.cell == 1 else _pooled(level, operator.cell)
-
-
-def _pooled(level: Level, size: int) -> Level:
-    """Means over cells of what was measured."""
-    batch = level.frames.shape[:-2]
-
-    def mean(values: Tensor) -> Tensor:
-        return functional.avg_pool2d(values.flatten(0, -3).unsqueeze(1), size).squeeze(1)
-
-    share = mean(level.measured)
-    frames = mean(level.frames * level.measured) / share.clamp_min(1e-6)
-    known = (share > 0).to(frames.dtype)
-    return Level(frames.unflatten(0, batch), known.unflatten(0, batch))
-
-
-def _halved(level: Level) -> Level:
-    return _pooled(level, 2)
-
-
-def _smoothed(level: Level) -> Level:
-    """Means by (1, 2, 1)/4 along both axes of what was measured; unknown pixels are filled."""
-    batch = level.frames.shape[:-2]
-    line = level.frames.new_tensor([0.25, 0.5, 0.25])
-    kernel = (line[:, None] * line)[None, None]
-
-    def smooth(values: Tensor) -> Tensor:
-        return functional.conv2d(values.flatten(0, -3).unsqueeze(1), kernel, padding=1).squeeze(1)
-
-    share = smooth(level.measured)
-    frames = smooth(level.frames * level.measured) / share.clamp_min(1e-6)
-    return Level(frames.unflatten(0, batch), level.measured)
 
 
 def _posed(operator: Burst, level: Level) -> tuple[Burst, Problem]:
@@ -168,7 +136,7 @@ def _posed(operator: Burst, level: Level) -> tuple[Burst, Problem]:
 
 def _searched(level: Level, numbers: int) -> Tensor:
     """The whole-pixel shift of each frame that correlates best, up to a third of its size."""
-    level = _smoothed(level)
+    level = smoothed(level)
     height, width = level.frames.shape[-2:]
     device, dtype = level.frames.device, level.frames.dtype
     ranges = [
@@ -205,6 +173,12 @@ def _judged(burst: Burst, problem: Problem, level: Level, motion: Tensor) -> Reg
     moved = burst(first, motion=motion)
     pairs = [t.unsqueeze(-3) for t in (level.frames, weights, moved, weights)]
     correlation = _correlation(*pairs)[..., 0, 0]
+    (mean, spread), (first_mean, first_spread) = (
+        _moments(t, weights) for t in (level.frames, moved)
+    )
+    tiny = torch.finfo(first.dtype).tiny ** 0.5
+    contrast = spread / first_spread.clamp_min(tiny)
+    brightness = (mean - first_mean) / first_spread.clamp_min(tiny)
     slopes = normal_equations(burst, problem, first, motion, weights).matrix
     # The difference of two frames has twice the noise of one, and no scene.
     still = torch.zeros_like(motion[..., :1, :]).unsqueeze(-3)
@@ -214,4 +188,13 @@ def _judged(burst: Burst, problem: Problem, level: Level, motion: Tensor) -> Reg
     rounding = 1e3 * torch.finfo(first.dtype).eps * first.square().sum((-2, -1)).unsqueeze(-1)
     count = level.measured.flatten(-2).sum(-1).clamp_min(1.0)
     overlap = weights.flatten(-2).sum(-1) / count
-    return Registration(motion, correlation, excess > rounding, overlap)
+    textured = excess > rounding
+    return Registration(motion, correlation, textured, overlap, contrast, brightness)
+
+
+def _moments(frames: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each frame, ``(*batch, frame)``."""
+    count = weights.flatten(-2).sum(-1).clamp_min(1.0)
+    mean = (weights * frames).flatten(-2).sum(-1) / count
+    square = (weights * (frames - mean[..., None, None]).square()).flatten(-2).sum(-1) / count
+    return mean, square.sqrt()

@@ -1,4 +1,4 @@
-"""What a run is trained on: objects, from files or simulated, or measured scans with truths."""
+"""What a run is trained on; objects, from files or simulated."""
 
 from __future__ import annotations
 
@@ -11,34 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labrecon import stages
-from labrecon.errors import LabreconError, ObjectsError, RecipeError, ScanError
-from labrecon.instrument import Instrument, Scan
+from labrecon.errors import ObjectsError
+from labrecon.instrument import Instrument
 from labrecon.io.objects import object_files, read_objects
 from labrecon.learner import Samples
-from labrecon.learners.samples import ObjectSamples, PairSamples, sample_generator, split
+from labrecon.learners.samples import ObjectSamples, sample_generator, split
 from labrecon.learners.self_supervised import MeasuredScan
 from labrecon.learners.supervised import simulated
 from labrecon.noise import Noise
 from labrecon.operator import Operator
-from labrecon.plan import Plan
-from labrecon.plugins import Host
 from labrecon.problem import Problem
 from labrecon.train.judgement import Judgement
 from labrecon.train.recipe import TrainRecipe
 
 __all__ = [
-    "Pair",
     "TrainingData",
     "digest_of",
     "from_objects",
-    "from_pairs",
     "groups_of",
-    "read_pairs",
+    "scale_of",
     "split_groups",
 ]
-
-Pair = tuple[Scan, Tensor]
 
 
 @dataclass(frozen=True)
@@ -123,7 +116,7 @@ def from_objects(
     return TrainingData(
         ObjectSamples(objects[kept], recipe.seed, flips=table.flips),
         validation,
-        _scale(recipe, objects[kept]),
+        scale_of(recipe, objects[kept]),
         hashlib.sha256("".join([*digests, str(held)]).encode()).hexdigest(),
         {
             "objects": table.objects or f"simulated by {instrument.name}",
@@ -134,141 +127,6 @@ def from_objects(
         list(problems(few)),
         list(problems(validation)),
         warnings,
-    )
-
-
-def read_pairs(
-    recipe: TrainRecipe,
-    instrument: Instrument,
-    plan: Plan,
-    host: Host,
-    *,
-    without_truth: bool = False,
-) -> list[tuple[Path, Path | None, Scan]]:
-    """Files of scan and object, and the prepared scan, for each pair in the recipe's two folders.
-
-    Args:
-        recipe: names the folders.
-        instrument: whose scans they are.
-        plan: how they are prepared.
-        host: plugins with further readers.
-        without_truth: scans suffice: without a folder of objects, none has one.
-
-    Raises:
-        ObjectsError: a folder is missing or empty.
-        ScanError: a scan has no object of its name, or can not be read or prepared.
-    """
-    assert recipe.data.scans is not None
-    if recipe.data.objects is None and not without_truth:
-        raise RecipeError(
-            f"the learner {recipe.learner.name!r} needs the truth of each scan, which are paired "
-            "by file name: give the folder of objects, too (--objects, data.objects), or take a "
-            "learner that needs scans alone, such as ssdu (--set learner.name=ssdu)"
-        )
-    truths: dict[str, Path] = {}
-    if recipe.data.objects is not None:
-        truths = {_stem(path): path for path in object_files(Path(recipe.data.objects))[0]}
-    folder = Path(recipe.data.scans)
-    try:
-        files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise ObjectsError(f"the scans {folder} can not be listed: {error}") from error
-    if not files:
-        raise ObjectsError(f"there are no scans in {folder}: it is empty")
-    lonely = [path.name for path in files if _stem(path) not in truths]
-    if lonely and recipe.data.objects is not None:
-        raise ScanError(
-            f"{', '.join(lonely[:5])} in {folder}: {len(lonely)} of {len(files)} scans have no "
-            f"object of the same name in {recipe.data.objects}, which holds "
-            f"{', '.join(list(truths)[:5])}{', …' if len(truths) > 5 else ''}"
-        )
-    found = []
-    for path in files:
-        try:
-            scan = stages.prepare(instrument, stages.read(instrument, path, host), plan)
-        except LabreconError as error:
-            told = str(error)
-            raise type(error)(told if str(path) in told else f"{path}: {told}") from error
-        found.append((path, truths.get(_stem(path)), scan))
-    return found
-
-
-def from_pairs(
-    recipe: TrainRecipe,
-    instrument: Instrument,
-    read: list[tuple[Path, Path | None, Scan]],
-    operator: Operator,
-    device: torch.device,
-) -> TrainingData:
-    """Measured scans with their truths; all slices of a scan are trained on, or none.
-
-    Args:
-        recipe: of the training.
-        instrument: whose scans they are.
-        read: from `read_pairs`.
-        operator: that of the first scan.
-        device: where operators of other geometries are made.
-
-    Raises:
-        ObjectsError: a truth is not such as the operator takes.
-        ScanError: a scan does not fit its truth.
-    """
-    table = recipe.data
-    pairs, operators, digests = [], [], []
-    apart = set(instrument.noise_fields)
-    made = {read[0][2].geometry.model_dump_json(exclude=apart): operator}
-    for path, file, scan in read:
-        assert file is not None
-        key = scan.geometry.model_dump_json(exclude=apart)
-        if key not in made:
-            made[key] = stages.make_operator(instrument, scan.geometry, recipe.operator, device)
-        own = made[key]
-        found = read_objects(file, own.domain, dataset=table.dataset, scale=table.unit).objects
-        batch = own.range.batch(scan.data)
-        if len(found) != torch.Size(batch).numel():
-            raise ScanError(
-                f"{path} has {torch.Size(batch).numel()} slices, {file} has {len(found)}"
-            )
-        own.range.check(scan.data, str(path))
-        pairs.append((scan, found.reshape(*batch, *own.domain.shape)))
-        operators.append(own)
-        digests.append(digest_of(found))
-    kept, held = split_groups(
-        groups_of([str(path) for path, _, _ in read], digests), table.validation, recipe.seed
-    )
-    term = recipe.data_term
-
-    def samples(indices: list[int]) -> PairSamples:
-        try:
-            return PairSamples([pairs[i] for i in indices], [operators[i] for i in indices], term)
-        except ValueError as error:
-            raise ScanError(str(error)) from error
-
-    def problems(indices: list[int]) -> list[tuple[Problem, Tensor]]:
-        made = []
-        for i in indices:
-            scan, truth = pairs[i]
-            weights = None if scan.weights is None else scan.weights.to(device)
-            data, noise = scan.data.to(device), scan.noise.to(device)
-            made.append((Problem(operators[i], data, noise, weights), truth.to(device)))
-        return made
-
-    data = [digest_of(scan.data) for scan, _ in pairs]
-    return TrainingData(
-        samples(kept),
-        samples(held),
-        _scale(recipe, torch.cat([pairs[i][1].reshape(-1, *operator.domain.shape) for i in kept])),
-        hashlib.sha256("".join([*digests, *data, str(held)]).encode()).hexdigest(),
-        {
-            "objects": table.objects,
-            "scans": table.scans,
-            "trained_on": len(kept),
-            "held_out": len(held),
-            "held_out_files": [read[i][0].name for i in held],
-        },
-        [each for path, file, _ in read for each in (path, file) if each is not None],
-        problems(kept[: recipe.classical.objects]),
-        problems(held),
     )
 
 
@@ -294,7 +152,12 @@ def split_groups(groups: list[int], fraction: float, seed: int) -> tuple[list[in
         raise ObjectsError(str(error)) from error
 
 
-def _scale(recipe: TrainRecipe, objects: Tensor) -> float:
+def scale_of(recipe: TrainRecipe, objects: Tensor) -> float:
+    """The mean of the largest moduli of objects ``(n, *shape)``; or the recipe's.
+
+    Raises:
+        ObjectsError: the objects are zero, or not finite.
+    """
     if recipe.network.scale is not None:
         return recipe.network.scale
     typical = float(objects.abs().flatten(1).amax(1).double().mean())
@@ -310,7 +173,3 @@ def digest_of(x: Tensor) -> str:
     """SHA-256 of the values."""
     contiguous = x.detach().cpu().resolve_conj().contiguous()
     return hashlib.sha256(contiguous.numpy().tobytes()).hexdigest()
-
-
-def _stem(path: Path) -> str:
-    return path.name.partition(".")[0]

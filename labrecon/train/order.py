@@ -24,7 +24,7 @@ from labrecon.problem import Problem
 from labrecon.reconstructor import Reconstructor
 from labrecon.stages import Clock, Watcher
 from labrecon.train.classical import classical_plan
-from labrecon.train.data import read_pairs
+from labrecon.train.pairs import read_pairs
 from labrecon.train.recipe import TrainRecipe, resolve_train_recipe, train_document
 
 __all__ = ["Order", "place_order"]

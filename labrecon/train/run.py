@@ -31,10 +31,11 @@ from labrecon.report.parameters import learned
 from labrecon.report.training import SHOWN, Method, TrainingReport, render_training
 from labrecon.solvers.trained import with_unit_noise
 from labrecon.stages import Watcher
-from labrecon.train.data import TrainingData, from_objects, from_pairs
+from labrecon.train.data import TrainingData, from_objects
 from labrecon.train.folder import RunFolder
 from labrecon.train.measured_once import measured_once
 from labrecon.train.order import Order, place_order
+from labrecon.train.pairs import from_pairs
 from labrecon.train.scans import from_scans
 from labrecon.train.worth import beside, judged, warn_if_worse
 

@@ -41,7 +41,7 @@ def from_scans(
     Args:
         recipe: of the training.
         instrument: whose scans they are.
-        read: from `labrecon.train.data.read_pairs`; truths are for the report.
+        read: from `labrecon.train.pairs.read_pairs`; truths are for the report.
         operator: that of the first scan.
         device: where operators of other geometries are made.
 

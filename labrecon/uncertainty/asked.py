@@ -22,9 +22,11 @@ from labrecon.uncertainty.card import (
     load_intervals,
 )
 
-__all__ = ["Asked", "error_bars", "heuristic"]
+__all__ = ["Asked", "check_asked", "error_bars", "heuristic", "is_sampler"]
 
 
+#: Where neither the recipe nor a calibration says otherwise.
+LEVEL, DRAWS = 0.9, 20
 _NOT_RUN = "`labrecon intervals` was not run for this reconstruction"
 
 
@@ -51,6 +53,26 @@ class Asked:
     why: str = ""
 
 
+def check_asked(job: Job) -> None:
+    """Refuse, before a scan is read, what `error_bars` would refuse of every scan.
+
+    Raises:
+        RecipeError: the calibration that is named is for something else; a method, or a level, that
+            is not possible.
+    """
+    if job.recipe.uncertainty.method == "none":
+        return
+    card, named = _card(job)
+    if card is None:
+        _method(job)
+        return
+    why = _of_another(job, card)
+    if why and named:
+        raise RecipeError(f"{job.recipe.where('uncertainty', 'calibration')}: {why}")
+    if not why:
+        _row(job, card)
+
+
 def error_bars(job: Job, geometry: BaseModel, operator: Operator) -> Asked | None:
     """What ``[uncertainty]`` asks for; None where it is off.
 
@@ -61,20 +83,15 @@ def error_bars(job: Job, geometry: BaseModel, operator: Operator) -> Asked | Non
         RecipeError: the calibration is for something else, or a method that is not possible here.
         ModelError: a network of the ensemble is damaged, or another.
     """
-    table = job.recipe.uncertainty
-    if table.method == "none":
+    if job.recipe.uncertainty.method == "none":
         return None
     card, named = _card(job)
     if card is None:
         return heuristic(job, geometry, operator)
     where = job.recipe.where("uncertainty", "calibration")
-    if card.instrument != job.instrument.name or card.fingerprint != fingerprint(job.plans[0]):
-        why = (
-            f"the intervals were calibrated for {card.title} ({card.instrument}), and not for this "
-            "reconstruction as it is now: calibrate again with `labrecon intervals`"
-        )
+    if why := _of_another(job, card):
         return _without(job, geometry, operator, f"{where}: {why}", refuse=named)
-    _require_same_method(job, card)
+    level, row = _row(job, card)
     differing = card.differences(geometry, operator, job.instrument.tolerances)
     if differing:
         why = (
@@ -83,14 +100,6 @@ def error_bars(job: Job, geometry: BaseModel, operator: Operator) -> Asked | Non
         )
         refuse = named and not job.other_geometry
         return _without(job, geometry, operator, f"{where}: {why}", refuse=refuse)
-    level = table.level if "level" in table.model_fields_set else card.strata_level
-    row = card.at(level)
-    if row is None:
-        levels = ", ".join(f"{each.level:g}" for each in card.levels)
-        raise RecipeError(
-            f"{job.recipe.where('uncertainty', 'level')}: {level:g} was not calibrated; "
-            f"there are {levels}"
-        )
     runs: dict[str, str | None] = {member.run: member.sha256 for member in card.members}
     members = _members(job, geometry, operator, runs)
     return Asked(card.method, level, card.draws, members, card, row)
@@ -103,27 +112,41 @@ def heuristic(job: Job, geometry: BaseModel, operator: Operator) -> Asked | None
         RecipeError: it is not possible with this solver.
         ModelError: a network of the ensemble can not be used.
     """
+    table, method = job.recipe.uncertainty, _method(job)
+    if method is None:
+        return None
+    runs = dict.fromkeys(table.members) if method == "ensemble" else {}
+    members = _members(job, geometry, operator, runs)
+    return Asked(method, table.level or LEVEL, table.draws or DRAWS, members, why=_NOT_RUN)
+
+
+def _method(job: Job) -> str | None:
+    """The method where there is no calibration."""
     table, plan = job.recipe.uncertainty, job.plans[0]
-    sampler = _is_sampler(job, plan)
+    sampler = is_sampler(job, plan)
     where = job.recipe.where("uncertainty", "method")
     method = table.method
     if method == "auto":
-        if not sampler:
+        if not sampler and not table.members:
             return None
-        method = "langevin"
-    if method == "langevin" and not sampler:
+        method = "ensemble" if table.members else "posterior"
+    if method == "posterior" and not sampler:
         raise RecipeError(
-            f"{where}: the method 'langevin' takes the spread of a sampler's samples, and "
-            f"{plan.title!r} is none: set solver.name = 'langevin', or take 'bootstrap'"
+            f"{where}: the method 'posterior' takes the spread of a sampler's samples, and "
+            f"{plan.title!r} is none: set solver.name = 'perturb-optimise' or 'langevin', or take "
+            "the method 'bootstrap'"
         )
     if method == "ensemble" and (plan.model is None or not table.members):
         raise RecipeError(
             f"{where}: an ensemble is of trained networks: give one as --model RUN, and the "
             "folders of the others as uncertainty.members"
         )
-    runs = dict.fromkeys(table.members) if method == "ensemble" else {}
-    members = _members(job, geometry, operator, runs)
-    return Asked(method, table.level, table.draws, members, why=_NOT_RUN)
+    if table.members and method != "ensemble":
+        raise RecipeError(
+            f"{job.recipe.where('uncertainty', 'members')}: the method {method!r} has no use of "
+            "other networks: set uncertainty.method = 'ensemble', or leave them out"
+        )
+    return method
 
 
 def _without(
@@ -146,6 +169,31 @@ def _card(job: Job) -> tuple[IntervalsCard | None, bool]:
     return None, False
 
 
+def _of_another(job: Job, card: IntervalsCard) -> str:
+    """In words, that a calibration is not for this reconstruction; "" where it is."""
+    if card.instrument == job.instrument.name and card.fingerprint == fingerprint(job.plans[0]):
+        return ""
+    return (
+        f"the intervals were calibrated for {card.title} ({card.instrument}), and not for this "
+        "reconstruction as it is now: calibrate again with `labrecon intervals`"
+    )
+
+
+def _row(job: Job, card: IntervalsCard) -> tuple[float, LevelRow]:
+    """The level that is asked for, and its row."""
+    _require_same_method(job, card)
+    table = job.recipe.uncertainty
+    level = card.strata_level if table.level is None else table.level
+    row = card.at(level)
+    if row is None:
+        levels = ", ".join(f"{each.level:g}" for each in card.levels)
+        raise RecipeError(
+            f"{job.recipe.where('uncertainty', 'level')}: {level:g} was not calibrated; "
+            f"there are {levels}"
+        )
+    return level, row
+
+
 def _require_same_method(job: Job, card: IntervalsCard) -> None:
     table, where = job.recipe.uncertainty, job.recipe.where
     if table.method not in ("auto", card.method):
@@ -153,19 +201,21 @@ def _require_same_method(job: Job, card: IntervalsCard) -> None:
             f"{where('uncertainty', 'method')}: the intervals were calibrated for the method "
             f"{card.method!r}, not for {table.method!r}: leave it out, or calibrate again"
         )
-    if "draws" in table.model_fields_set and table.draws != card.draws:
+    if table.draws not in (None, card.draws):
         raise RecipeError(
             f"{where('uncertainty', 'draws')}: the intervals were calibrated with {card.draws} "
             f"draws, not with {table.draws}: leave it out, or calibrate again"
         )
-    if table.members and card.method == "ensemble":
+    if table.members:
+        names = "names the members itself" if card.method == "ensemble" else "is of no ensemble"
         raise RecipeError(
-            f"{where('uncertainty', 'members')}: the calibration names the members itself: leave "
-            "it out, or calibrate again"
+            f"{where('uncertainty', 'members')}: the calibration {names}: leave it out, or "
+            "calibrate again"
         )
 
 
-def _is_sampler(job: Job, plan: Plan) -> bool:
+def is_sampler(job: Job, plan: Plan) -> bool:
+    """Whether the solver draws samples of the posterior."""
     if plan.model is not None:
         return False
     kind = getattr(job.host.get("solvers", plan.solver.name), "state_type", None)

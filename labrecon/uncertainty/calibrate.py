@@ -14,34 +14,19 @@ from labrecon import stages
 from labrecon.errors import ModelError, ObjectsError, OutputError, RecipeError
 from labrecon.instrument import Instrument
 from labrecon.io.atomic import write_file
-from labrecon.io.model import SpaceCard
-from labrecon.io.provenance import versions
+from labrecon.io.model import SavedModel
 from labrecon.job import Job, assemble_job
 from labrecon.operator import Operator
 from labrecon.plugins import Host
 from labrecon.stages import Watcher
-from labrecon.uncertainty.asked import Asked, heuristic
-from labrecon.uncertainty.card import (
-    INTERVALS,
-    IntervalsCard,
-    LevelRow,
-    Member,
-    StratumRow,
-    fingerprint,
-)
-from labrecon.uncertainty.conformal import (
-    CalibrationError,
-    conformal_factor,
-    fewest_objects,
-)
-from labrecon.uncertainty.coverage import coverage, strata
-from labrecon.uncertainty.heldout import HeldOut, held_out
-from labrecon.uncertainty.looked import Looked, look
+from labrecon.uncertainty.asked import DRAWS, LEVEL, Asked, heuristic
+from labrecon.uncertainty.card import INTERVALS, IntervalsCard
+from labrecon.uncertainty.conformal import fewest_objects
+from labrecon.uncertainty.heldout import held_out
+from labrecon.uncertainty.looked import look
+from labrecon.uncertainty.measured import card_of
 
 __all__ = ["Calibrated", "calibrate_intervals"]
-
-#: Calibrated beside the level that is asked for, where there are objects enough.
-LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 
 @dataclass(frozen=True)
@@ -120,7 +105,10 @@ def calibrate_intervals(
     path = _path(job, out, force)
     acquired = _geometry(job, geometry, scan)
     operator = stages.make_operator(job.instrument, acquired, job.plans[0].operator, job.device)
-    _require_trained_for(job, acquired, operator)
+    saved = job.plans[0].model
+    if saved is not None:
+        _require_trained_for(job, saved, acquired, operator)
+        operator = saved.as_calibrated(operator)
     asked = _asked(job, acquired, operator)
     with job.clock("objects"):
         folder = None if objects is None else Path(objects)
@@ -136,7 +124,7 @@ def calibrate_intervals(
             if job.clock.watcher is not None:
                 done = {"iteration": float(len(looked)), "loss": looked[-1].error}
                 job.clock.watcher.step("calibrating", done, len(order))
-    card = _card(job, asked, acquired, operator, held, looked)
+    card = card_of(job, asked, acquired, operator, held, looked)
     write_file(path, card.model_dump_json(indent=2), force=force)
     return Calibrated(path, card, job.warnings)
 
@@ -170,10 +158,9 @@ def _geometry(job: Job, geometry: str | Path | None, scan: str | Path | None) ->
     return job.instrument.example()
 
 
-def _require_trained_for(job: Job, geometry: BaseModel, operator: Operator) -> None:
-    model = job.plans[0].model
-    if model is None:
-        return
+def _require_trained_for(
+    job: Job, model: SavedModel, geometry: BaseModel, operator: Operator
+) -> None:
     found = model.differences(geometry, operator, job.instrument.tolerances)
     if found:
         raise ModelError(f"the model in {model.folder} does not fit: {'; '.join(found)}")
@@ -190,7 +177,9 @@ def _asked(job: Job, geometry: BaseModel, operator: Operator) -> Asked:
         raise RecipeError(
             f"{job.recipe.where('uncertainty', 'method')}: 'none' leaves nothing to calibrate"
         )
-    return heuristic(job, geometry, operator) or Asked("bootstrap", table.level, table.draws)
+    return heuristic(job, geometry, operator) or Asked(
+        "bootstrap", table.level or LEVEL, table.draws or DRAWS
+    )
 
 
 def _require_enough(count: int, level: float) -> None:
@@ -200,69 +189,3 @@ def _require_enough(count: int, level: float) -> None:
             f"{fewest_objects(level)}, and half as many again to measure coverage on; give "
             "more objects (--count, --objects), or a lower level (uncertainty.level)"
         )
-
-
-def _card(
-    job: Job,
-    asked: Asked,
-    geometry: BaseModel,
-    operator: Operator,
-    held: HeldOut,
-    looked: list[Looked],
-) -> IntervalsCard:
-    used, rest = looked[: len(held.calibrate)], looked[len(held.calibrate) :]
-    calibration = torch.stack([each.score for each in used])
-    fresh = torch.stack([each.score for each in rest])
-    stated = torch.stack([each.stated for each in rest])
-    rows = []
-    for level in sorted({*LEVELS, asked.level}):
-        if len(used) < fewest_objects(level):
-            continue
-        try:
-            factor = conformal_factor(calibration, level)
-        except CalibrationError as error:
-            raise ObjectsError(str(error)) from error
-        found = coverage(fresh, factor)
-        rows.append(
-            LevelRow(
-                level=level,
-                factor=factor,
-                coverage=found.share,
-                error=found.error if len(rest) > 1 else None,
-                lowest=found.lowest,
-                half_width=factor * float(stated.mean()),
-            )
-        )
-    kinds = strata(
-        fresh,
-        next(row.factor for row in rows if row.level == asked.level),
-        stated,
-        value=torch.stack([each.value for each in rest]),
-        gradient=torch.stack([each.gradient for each in rest]),
-        width=stated,
-    )
-    plan = job.plans[0]
-    return IntervalsCard(
-        instrument=job.instrument.name,
-        title=plan.title,
-        fingerprint=fingerprint(plan),
-        method=asked.method,  # type: ignore[arg-type]
-        draws=asked.draws,
-        members=tuple(
-            Member(run=str(m.folder.absolute()), sha256=m.card.sha256)
-            for m in (member.model for member in asked.members)
-            if m is not None
-        ),
-        geometry=geometry.model_dump(mode="json"),
-        domain=SpaceCard.of(operator.domain),
-        range=SpaceCard.of(operator.range),
-        objects=held.told,
-        calibrated_on=len(used),
-        measured_on=len(rest),
-        levels=tuple(rows),
-        strata_level=asked.level,
-        strata=tuple(
-            StratumRow(name=s.name, coverage=s.share, half_width=s.half_width) for s in kinds
-        ),
-        versions=versions(job.host),
-    )

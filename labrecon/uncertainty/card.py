@@ -74,6 +74,8 @@ class IntervalsCard(_Row):
         domain: of the objects.
         range: of the data.
         objects: where they are from.
+        scatter: least and largest of the simulated data, see `labrecon.uncertainty.scatter`; None
+            where the noise level is not known.
         calibrated_on: number of objects that the factors are from.
         measured_on: number of objects that coverage was measured on.
         levels: factors and coverage.
@@ -86,13 +88,14 @@ class IntervalsCard(_Row):
     instrument: str
     title: str
     fingerprint: str
-    method: Literal["bootstrap", "ensemble", "langevin"]
+    method: Literal["bootstrap", "ensemble", "posterior"]
     draws: int
     members: tuple[Member, ...] = ()
     geometry: dict[str, Any]
     domain: SpaceCard
     range: SpaceCard
     objects: str
+    scatter: tuple[float, float] | None = None
     calibrated_on: int
     measured_on: int
     levels: tuple[LevelRow, ...]
@@ -124,7 +127,9 @@ def fingerprint(plan: Plan) -> str:
     if plan.calibrate.nuisances:
         told["calibrate"] = plan.calibrate.model_dump(mode="json")
     if plan.model is not None:
-        told["model"] = plan.model.card.sha256
+        # The same weights in another network, such as more iterations, are another estimate.
+        decides = {"network", "options", "scale", "data_term", "sha256"}
+        told["model"] = plan.model.card.model_dump(mode="json", include=decides)
     else:
         told["solver"] = plan.solver.model_dump(mode="json", exclude=_NO_MATTER)
         told["prior"] = plan.prior.model_dump(mode="json")

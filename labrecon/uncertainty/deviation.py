@@ -19,6 +19,7 @@ from labrecon.stages import Outcome, Task
 from labrecon.uncertainty.asked import Asked
 from labrecon.uncertainty.bootstrap import bootstrap_deviation, require_noise_level
 from labrecon.uncertainty.intervals import Intervals, make_intervals
+from labrecon.uncertainty.scatter import compared, relative_scatter
 
 __all__ = ["deviation_of", "intervals_of"]
 
@@ -41,6 +42,11 @@ def intervals_of(job: Job, main: Outcome, asked: Asked, run: Run) -> Intervals:
         deviation, told = deviation_of(job, main, asked, run)
         truth = main.task.scan.truth
         estimate = job.instrument.gauge(main.solution.x)
+        if asked.card is not None and asked.card.scatter is not None:
+            problem = main.task.problem
+            found = relative_scatter(problem, main.predicted.to(problem.data.device))
+            if why := compared(found, asked.card.scatter):
+                job.warnings.append(why)
         return make_intervals(
             deviation,
             estimate,
@@ -60,10 +66,12 @@ def deviation_of(
 ) -> tuple[Tensor, dict[str, float]]:
     """The deviation ``(*batch, *object)`` of the object without its gauge, and what is told of it.
 
+    That of samples is with the gauge, which wanders from sample to sample, and wider by it.
+
     Raises:
         ReconstructionError: see `intervals_of`.
     """
-    if asked.method == "langevin":
+    if asked.method == "posterior":
         return _of_samples(main)
     if asked.method == "ensemble":
         return _of_ensemble(job, main, asked, run)

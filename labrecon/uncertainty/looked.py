@@ -19,6 +19,7 @@ from labrecon.uncertainty.conformal import scores, stated_deviation
 from labrecon.uncertainty.coverage import gradient_size
 from labrecon.uncertainty.deviation import deviation_of
 from labrecon.uncertainty.heldout import simulated_scan
+from labrecon.uncertainty.scatter import relative_scatter
 
 __all__ = ["Looked", "look"]
 
@@ -39,6 +40,7 @@ class Looked:
         value: moduli of the estimate.
         gradient: of those.
         error: root mean square error of the estimate.
+        scatter: of the data, see `labrecon.uncertainty.scatter.relative_scatter`.
     """
 
     score: Tensor
@@ -46,6 +48,7 @@ class Looked:
     value: Tensor
     gradient: Tensor
     error: float
+    scatter: float | None
 
 
 def look(
@@ -78,6 +81,7 @@ def look(
         some(estimate.abs()),
         some(gradient_size(estimate, ndim)),
         float((estimate - truth).abs().square().mean().sqrt()),
+        relative_scatter(main.task.problem, main.predicted.to(job.device)),
     )
 
 

@@ -31,12 +31,15 @@ class Motion(NamedTuple):
         centre: offset of the rotation axis in columns.
         tilt: rotation of the detector in its plane in degrees.
         aspect: row pitch over column pitch.
+        row_offset: of the row about which the detector turns, from the middle of these rows: a
+            slab's rows turn about the whole detector's.
     """
 
     angles: Tensor
     centre: Tensor
     tilt: Tensor
     aspect: float = 1.0
+    row_offset: float = 0.0
 
 
 def project(images: Tensor, motion: Motion, at: Backend) -> Tensor:
@@ -44,8 +47,8 @@ def project(images: Tensor, motion: Motion, at: Backend) -> Tensor:
 
     ``∂_θ P_θ f = P_θ(x ∂_y f − y ∂_x f)`` (turning the gantry is turning the object back),
     ``∂_c p = −∂_u p`` (moving the axis by a column moves the data by one) and, with u and v from
-    the detector's middle, ``∂_τ p = u ∂_v p − v ∂_u p``. All hold for what is smooth on the scale
-    of a pixel.
+    where the detector turns, ``∂_τ p = u ∂_v p − v ∂_u p``. All hold for what is smooth on the
+    scale of a pixel.
 
     Args:
         images: ``(batch, *image)``, y downwards along the last axis but one.
@@ -73,10 +76,11 @@ class _Project(torch.autograd.Function):
         centre: Tensor,
         tilt: Tensor,
         aspect: float,
+        row_offset: float,
         at: Backend,
     ) -> Tensor:
         lines = at.forward(images)
-        ctx.at, ctx.aspect = at, aspect
+        ctx.at, ctx.fixed = at, (aspect, row_offset)
         ctx.save_for_backward(images, angles, centre, tilt, lines)
         return lines
 
@@ -84,9 +88,9 @@ class _Project(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (v,) = gradients
         images, angles, centre, tilt, lines = ctx.saved_tensors
-        motion = Motion(angles, centre, tilt, ctx.aspect)
+        motion = Motion(angles, centre, tilt, *ctx.fixed)
         by_images = backproject(v, motion, ctx.at) if ctx.needs_input_grad[0] else None
-        return by_images, *_by_motion(ctx, v, images, lines, motion), None, None
+        return by_images, *_by_motion(ctx, v, images, lines, motion), None, None, None
 
 
 class _Backproject(torch.autograd.Function):
@@ -98,9 +102,10 @@ class _Backproject(torch.autograd.Function):
         centre: Tensor,
         tilt: Tensor,
         aspect: float,
+        row_offset: float,
         at: Backend,
     ) -> Tensor:
-        ctx.at, ctx.aspect = at, aspect
+        ctx.at, ctx.fixed = at, (aspect, row_offset)
         ctx.save_for_backward(lines, angles, centre, tilt)
         return at.backward(lines)
 
@@ -108,10 +113,10 @@ class _Backproject(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (w,) = gradients
         lines, angles, centre, tilt = ctx.saved_tensors
-        motion = Motion(angles, centre, tilt, ctx.aspect)
+        motion = Motion(angles, centre, tilt, *ctx.fixed)
         # ⟨Aᵀy, w⟩ = ⟨y, A w⟩: the derivatives of a projection of w.
         projected = project(w, motion, ctx.at)
-        return projected, *_by_motion(ctx, lines, w, projected, motion), None, None
+        return projected, *_by_motion(ctx, lines, w, projected, motion), None, None, None
 
 
 def _by_motion(
@@ -126,17 +131,17 @@ def _by_motion(
     if ctx.needs_input_grad[2]:
         by_centre = -(v * _slope(lines, -1)).sum().to(motion.centre)
     if ctx.needs_input_grad[3]:
-        turned = v * _turned(lines, motion.aspect)
+        turned = v * _turned(lines, motion.aspect, motion.row_offset)
         by_tilt = turned.sum().to(motion.tilt) * math.pi / 180
     return by_angle, by_centre, by_tilt
 
 
-def _turned(lines: Tensor, aspect: float) -> Tensor:
+def _turned(lines: Tensor, aspect: float, row_offset: float) -> Tensor:
     """``u ∂_v p − v ∂_u p`` of data ``(batch, row, angle, column)``, per rad."""
     options: dict[str, Any] = {"dtype": lines.dtype, "device": lines.device}
     rows, columns = lines.shape[-3], lines.shape[-1]
     u = torch.arange(columns, **options) - (columns - 1) / 2
-    v = torch.arange(rows, **options) - (rows - 1) / 2
+    v = torch.arange(rows, **options) - (rows - 1) / 2 - row_offset
     return u / aspect * _slope(lines, -3) - aspect * v[:, None, None] * _slope(lines, -1)
 
 

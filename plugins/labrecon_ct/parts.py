@@ -39,7 +39,8 @@ def rows_within(geometry: CTGeometry, start: int, stop: int) -> slice:
     """The rows whose rays stay within the slices ``start`` to ``stop − 1``.
 
     A ray that crosses the axis at height ``v`` is at ``v (1 ± R/D)`` where it enters and leaves the
-    cylinder around the grid, of radius ``R``, with the source at ``D``. It must not come closer
+    cylinder around the grid, of radius ``R``, with the source at ``D``; a row of a tilted detector
+    sees as many heights as its ends are apart. It must not come closer
     than half a slice to the edge, since projectors interpolate; rays that leave the volume itself
     stay.
 
@@ -76,7 +77,8 @@ def halo(geometry: CTGeometry, start: int, stop: int) -> tuple[int, int]:
     lowest = min(min((bottom - thick) / d, bottom / d - spacing) for d in (1 - ratio, 1 + ratio))
     highest = max(max((top + thick) / d, top / d + spacing) for d in (1 - ratio, 1 + ratio))
     heights = [_height(geometry, row) for row in range(geometry.rows or 1)]
-    seen = [_reach(geometry, v) for v in heights if lowest < v < highest]
+    lean = _lean(geometry)
+    seen = [_reach(geometry, v) for v in heights if lowest - lean < v < highest + lean]
     if not seen:
         return 0, 0
     first, last = min(low for low, _ in seen), max(high for _, high in seen)
@@ -99,8 +101,15 @@ def _ratio(geometry: CTGeometry) -> float:
 
 def _reach(geometry: CTGeometry, v: float) -> tuple[float, float]:
     """Lowest and highest point of the rays of a row within the cylinder."""
-    ends = v * (1 - _ratio(geometry)), v * (1 + _ratio(geometry))
+    ratio, lean = _ratio(geometry), _lean(geometry)
+    ends = [(v + side) * d for side in (-lean, lean) for d in (1 - ratio, 1 + ratio)]
     return min(ends), max(ends)
+
+
+def _lean(geometry: CTGeometry) -> float:
+    """By how much a tilt lifts one end of a row above its middle, on the axis."""
+    half = 0.5 * (geometry.columns - 1) * geometry.column_pitch / geometry.magnification
+    return abs(math.sin(geometry.detector_tilt)) * half
 
 
 def _spacing(geometry: CTGeometry) -> float:
@@ -108,8 +117,9 @@ def _spacing(geometry: CTGeometry) -> float:
 
 
 def _height(geometry: CTGeometry, row: int) -> float:
-    """Where the rays of a row cross the axis, above the plane of the source."""
-    return (row - 0.5 * ((geometry.rows or 1) - 1) - geometry.row_offset) * _spacing(geometry)
+    """Where the middle of a row is on the axis, above the plane of the source."""
+    place = row - 0.5 * ((geometry.rows or 1) - 1) - geometry.row_offset
+    return place * _spacing(geometry) * math.cos(geometry.detector_tilt)
 
 
 def _middle(geometry: CTGeometry, index: int) -> float:

@@ -245,7 +245,7 @@ class CTProjector(Operator):
 
     def _motion(self, flat: CTGeometry) -> Motion:
         aspect = (flat.row_pitch or flat.column_pitch) / flat.column_pitch
-        return Motion(self.angles, self.centre, self.tilt, aspect)
+        return Motion(self.angles, self.centre, self.tilt, aspect, flat.row_offset)
 
     # -- backends ------------------------------------------------------------------------------
 

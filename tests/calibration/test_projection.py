@@ -1,5 +1,6 @@
 """Variable projection against scipy, dense linear algebra and the spread of its estimates."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,14 @@ from error_bars import assert_covered, scores, shares
 from scipy.optimize import minimize
 from torch import Tensor
 
-from labrecon.calibration import Calibration, Unknowns, calibrate, information, uncertainty
+from labrecon.calibration import (
+    Calibration,
+    Unknowns,
+    calibrate,
+    conclude,
+    information,
+    uncertainty,
+)
 from labrecon.calibration.derivatives import derivatives
 from labrecon.calibration.linearised import linearised, quadratic
 from labrecon.design import Box
@@ -17,6 +25,8 @@ from labrecon.noise import Gaussian, Noise, Poisson
 from labrecon.operator import Operator
 from labrecon.priors import Tikhonov
 from labrecon.problem import Problem
+from labrecon.solver import SolverError, solve
+from labrecon.solvers import CG, Alternating
 from labrecon.space import Space
 
 F64, C128 = torch.float64, torch.complex128
@@ -150,15 +160,66 @@ def test_error_bars_cover_the_truth(sigma: float) -> None:
         assert_covered(naive)
 
 
-def test_a_wrong_model_is_told() -> None:
-    """Errors of the noise alone do not cover what a wrong model adds."""
+def test_what_solves_nothing_has_no_errors() -> None:
+    """The errors of the noise are nothing beside what a wrong model adds."""
     y = measured(0) + 0.5 * draws(ROWS, seed=9).sign()
     found = calibrate(Problem(Bent(), y, Gaussian(SIGMA)), ["p"])[1]
-    assert found.chi2 > 5
-    assert any("more than their noise" in told for told in found.warnings)
+    assert found.chi2 > 10
+    assert found.status == "misfit"
+    assert found.statement.startswith("no solution of the model: χ² is")
+    assert any("another minimum" in told for told in found.warnings)
+    assert found.correlation == ((None, None), (None, None))
+    for estimate in found.estimates:
+        assert estimate.error is None
+        assert "±" not in str(estimate)
+        assert str(estimate).endswith("mm, no solution of the model")
     right = calibrate(Problem(Bent(), measured(0), Gaussian(SIGMA)), ["p"])[1]
-    assert not right.warnings
+    assert (right.status, right.warnings, right.inflation) == ("converged", (), 1.0)
     assert right.chi2 == pytest.approx(1.0, abs=0.6)
+
+
+def test_errors_grow_by_the_root_of_a_small_misfit() -> None:
+    """Noise of twice the stated level: its errors, not those of what is stated."""
+    right = calibrate(Problem(Bent(), measured(0), Gaussian(SIGMA)), ["p"])[1]
+    found = calibrate(Problem(Bent(), measured(0), Gaussian(SIGMA / 2)), ["p"])[1]
+    assert found.chi2 == pytest.approx(4 * right.chi2, rel=0.05)
+    assert found.inflation == pytest.approx(math.sqrt(found.chi2))
+    for one, other in zip(found.estimates, right.estimates, strict=True):
+        assert one.error is not None
+        assert other.error is not None
+        assert one.error == pytest.approx(other.error * math.sqrt(right.chi2), rel=0.05)
+    assert any("more than their noise" in told for told in found.warnings)
+    assert found.status == "converged"
+
+
+def test_chi2_is_that_of_the_best_object() -> None:
+    """And not of one that another prior has pulled away from the data."""
+    unknowns, p = Unknowns(Bent(), ["p"]), torch.tensor(TRUTH, dtype=F64)
+    problem = Problem(unknowns.placed(p), measured(0), Gaussian(SIGMA))
+    found = conclude(
+        problem,
+        unknowns,
+        p,
+        0.8 * truth(),
+        method="alternating",
+        before=problem.data,
+        history=[{"step": 3.0}],
+        last=torch.zeros_like(p),
+        over=1,
+        scales=torch.ones_like(p),
+    )
+    assert found.chi2 == pytest.approx(1.0, abs=0.6)
+    assert found.residual_after.square().mean() > 10
+
+
+def test_nuisances_that_stand_still_are_not_converged() -> None:
+    """They never get their turn; the object would let them move."""
+    problem = Problem(Bent(), measured(0), Gaussian(SIGMA))
+    solver = Alternating(CG(), nuisances=["p"], after=1, every=1000)
+    made = solve(solver, problem, iterations=60)
+    found = solver.concluded(problem, made.state, made.history)
+    assert found.status == "iterations"
+    assert "by 0 standard errors, and the object would let them move by" in found.statement
 
 
 def test_what_changes_nothing_has_no_error() -> None:
@@ -217,9 +278,10 @@ def test_a_scan_finds_the_right_one_of_several_minima() -> None:
         40, seed=0
     )
     problem = Problem(operator, y, Gaussian(0.01))
-    lost = calibrate(problem, ["f"])[1].estimates[0].value
+    lost = calibrate(problem, ["f"])[1]
     found = calibrate(problem, ["f"], bounds={"f": [0.0, 6.0]}, scan=61)[1].estimates[0]
-    assert abs(lost - 3.3) > 0.1
+    assert abs(lost.estimates[0].value - 3.3) > 0.1
+    assert (lost.status, lost.estimates[0].error) == ("misfit", None)
     assert found.value == pytest.approx(3.3, abs=0.01)
 
 
@@ -287,6 +349,12 @@ class TestBadInput:
         operator = Bent()
         operator.p[0] = float("nan")
         self.refused("not finite", ["p"], operator)
+
+    def test_data_that_are_not_finite(self) -> None:
+        y = measured(0)
+        y[3] = float("nan")
+        with pytest.raises(SolverError, match="1 of 60 measured samples are NaN"):
+            calibrate(Problem(Bent(), y, Gaussian(SIGMA)), ["p"])
 
     def test_too_many_numbers(self) -> None:
         class Wide(Bent):

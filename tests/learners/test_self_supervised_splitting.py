@@ -70,6 +70,24 @@ def test_points_of_k_space_are_dealt_for_all_coils_but_for_the_centre():
     assert bool((part.problem.weights[:, :, 4, 2:4] == 1).all())
 
 
+def test_a_spread_holds_out_by_the_odds_of_a_gaussian():
+    """One of 64 places each time: their positions have its mean and standard deviation."""
+    problem = Problem(Identity(Space((64,), axes=("ky",))), torch.ones(4000, 64))
+    dealing = Dealing(("ky",), spread=0.1)
+    held = dealing.held_out(problem, 1 / 64, generators(4000)).held
+    assert held.sum(1).tolist() == [1.0] * 4000
+    positions = held.argmax(1).double()
+    assert float(positions.mean()) == pytest.approx(31.5, abs=0.4)
+    assert float(positions.std()) == pytest.approx(6.4, abs=0.3)
+
+
+def test_a_narrow_spread_still_holds_out_the_share_and_keeps_the_middle():
+    problem = Problem(Identity(Space((20, 30), axes=("ky", "kx"))), torch.ones(1, 20, 30))
+    part = Dealing(("ky", "kx"), keep=4, spread=0.01).held_out(problem, 0.5, generators(1))
+    assert int(part.held.sum()) == (600 - 16) // 2
+    assert not bool(part.held[:, 8:12, 13:17].any())
+
+
 def test_the_order_of_the_axes_does_not_matter():
     space = Space((3, 4, 5), axes=("row", "view", "column"))
     problem = Problem(Identity(space), torch.ones(1, 3, 4, 5))
@@ -98,6 +116,8 @@ def test_bad_options_are_refused():
         HeldOutMisfit(Dealing(("shot",))).check(problem)
     with pytest.raises(ValueError, match="which axes"):
         Dealing(())
+    with pytest.raises(ValueError, match="spread"):
+        Dealing(("view",), spread=0.0)
     with pytest.raises(ValueError, match="fraction"):
         HeldOutMisfit(VIEWS, fraction=1.0)
     with pytest.raises(ValueError, match=r"noise, l1\+l2, object, got 'l3'"):

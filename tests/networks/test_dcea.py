@@ -180,7 +180,15 @@ def test_what_it_can_not_treat_is_told() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"atoms": 0}, {"size": 0}, {"depth": 0}, {"stride": 0}, {"clip": 0.0}, {"gain": -1.0}],
+    [
+        {"atoms": 0},
+        {"size": 0},
+        {"depth": 0},
+        {"stride": 0},
+        {"clip": 0.0},
+        {"gain": -1.0},
+        {"weight": float("nan")},
+    ],
 )
 def test_wrong_numbers_are_told(options: dict[str, float]) -> None:
     (name,) = options

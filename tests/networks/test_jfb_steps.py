@@ -14,11 +14,12 @@ from torch import Tensor
 from labrecon.networks.deep_equilibrium import RegularisedGradient, make_de_grad, make_de_prox
 from labrecon.networks.deep_splitting import make_de_admm, make_de_hqs
 from labrecon.networks.equilibrium import Equilibrium
+from labrecon.networks.unrolled import Unrolled
 from labrecon.noise import Poisson
 from labrecon.operators import Diagonal, Fourier, Matrix
 from labrecon.plugins import host
 from labrecon.prior import Prior
-from labrecon.priors import Tikhonov
+from labrecon.priors import L1, Tikhonov
 from labrecon.problem import Problem
 from labrecon.solver import Solver, SolverError
 from labrecon.solvers import ADMM, HQS, ISTA
@@ -243,6 +244,19 @@ def test_fixed_point_of_de_hqs() -> None:
     system = matrix.mT @ matrix + mu * torch.eye(12, dtype=F64)
     x = torch.linalg.solve(system, (problem.data @ matrix + mu * z).mT).mT
     torch.testing.assert_close(net.solver.prior.prox(x, 1.0).detach(), z, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [ADMM, HQS])
+def test_gradients_stay_finite_where_the_data_step_has_long_converged(make: Any) -> None:
+    """Twenty conjugate-gradient steps where five do: residuals whose inverse square overflows."""
+    space = Space((5, 6), torch.complex64)
+    gains = torch.linspace(0.95, 1, 30).reshape(5, 6).to(space.dtype)
+    operator = Fourier(space) @ Diagonal(space, gains)
+    data = operator.range.random(2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    x = Unrolled(make(prior=L1(0.1), inner=20), 3)(Problem(operator, data))
+    (gradient,) = torch.autograd.grad(x.abs().square().sum(), data)
+    assert bool(torch.view_as_real(gradient).isfinite().all())
+    assert float(gradient.abs().max()) > 0
 
 
 def test_they_are_registered() -> None:

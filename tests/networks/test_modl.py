@@ -191,20 +191,32 @@ def test_gradients_reach_the_coupling_the_data_and_the_operator() -> None:
     assert torch.autograd.gradcheck(ours, inputs)
 
 
+@pytest.mark.parametrize("start", ["adjoint", "initial"])
 @pytest.mark.parametrize("name", ["fourier", "fourier of real", "matrix", "blur"])
-def test_untrained_it_is_iterated_tikhonov(name: str) -> None:
+def test_untrained_it_is_iterated_tikhonov(name: str, start: str) -> None:
     operator = operators()[name]
     data = operator(operator.domain.random(1, generator=torch.Generator().manual_seed(1)))
     problem = Problem(operator, data)
-    network = make_modl(problem, depth=4, features=8, layers=3, inner=200)
+    network = make_modl(problem, depth=4, features=8, layers=3, inner=200, start=start)
     network.solver.tolerance = 1e-13
-    x = operator.adjoint(data)
+    x = getattr(operator, start)(data)
     coupling = float(network.solver.coupling(0).detach())
     for _ in range(4):
         # argmin D(u) + ½ λ ‖u − x‖², by the prior's own prox where D is quadratic too.
         correction = operator.adjoint(data - operator(x))
         x = x + operator.solve(correction, coupling, iterations=100, tolerance=1e-14)
     torch.testing.assert_close(network(problem).detach(), x, rtol=1e-6, atol=1e-7)
+
+
+def test_the_unit_of_the_data_changes_nothing() -> None:
+    """Projections have ‖A‖ far from 1; from ``Aᴴ y`` as it is, few layers would not come back."""
+    made = []
+    for unit in (1.0, 30.0):
+        operator = unit * Matrix(draw(11, 30, seed=6), REAL)
+        data = operator(operator.domain.random(1, generator=torch.Generator().manual_seed(1)))
+        problem = Problem(operator, data)
+        made.append(make_modl(problem, depth=2, features=4, layers=3)(problem).detach())
+    torch.testing.assert_close(made[1], made[0], rtol=1e-6, atol=1e-8)
 
 
 def test_a_step_can_be_undone() -> None:
@@ -309,6 +321,8 @@ def test_what_it_can_not_treat_is_told() -> None:
         make_modl(problem, coupling=0.0)
     with pytest.raises(SolverError, match="depth"):
         make_modl(problem, depth=0)
+    with pytest.raises(SolverError, match="start"):
+        make_modl(problem, features=4, start="nowhere")
     counts = Problem(Matrix(draw(9, 6).abs()), torch.ones(9).double(), Poisson())
     with pytest.raises(SolverError, match="Gaussian"):
         make_modl(problem, features=4)(counts)

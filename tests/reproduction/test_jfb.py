@@ -1,9 +1,9 @@
 """Jacobian-free training of gradient, proximal gradient and ADMM steps (Fung et al. 2022).
 
-Equilibria around a small denoiser on blurred natural images, trained by ``backward="jfb"`` and by
-``"implicit"`` with the same batches. The figures of the seed (CelebA, 21.57 to 25.69 dB) are of
-other images, another kernel and 100 epochs, and are not compared; `tests/benchmarks/jfb.py` prints
-ours, with MRI and times.
+Equilibria around one trained denoiser on blurred natural images, trained on from there by
+``backward="jfb"`` and by ``"implicit"`` with the same batches. The figures of the seed (CelebA,
+21.57 to 25.69 dB) are of other images, another kernel and 100 epochs, and are not compared;
+`tests/benchmarks/jfb.py` prints ours, with MRI and times.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from labrecon.priors.denoisers import Denoiser
 
 pytestmark = [pytest.mark.reproduction, pytest.mark.slow]
 
-#: Few: it takes a minute. Figures go on rising for hundreds of steps.
-STEPS = 45
+#: Few: they take seconds. Figures go on rising for hundreds of steps.
+STEPS, RATE = 40, 1e-2
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +36,27 @@ def denoiser(task: Task) -> Denoiser:
 
 
 @pytest.mark.parametrize("kind", NETS)
+def test_jacobian_free_training_gains_on_plug_and_play(
+    kind: str, task: Task, denoiser: Denoiser
+) -> None:
+    made = train(begin(NETS[kind], denoiser, "jfb"), task, STEPS, rate=RATE)
+    print(f"{kind}: {made.scores}, blurred {task.unprocessed():.2f} dB")
+    _, _, plug_and_play = made.scores[0]
+    assert plug_and_play >= task.unprocessed() + 0.5
+    assert made.last >= plug_and_play + 0.5
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", NETS)
 def test_jacobian_free_training_is_as_good_as_implicit(
     kind: str, task: Task, denoiser: Denoiser
 ) -> None:
     found = {}
     for backward in ("jfb", "implicit"):
-        found[backward] = train(begin(NETS[kind], denoiser, backward), task, STEPS)
-        print(f"{kind}, {backward}: {found[backward].scores}")
-    _, _, untrained = found["jfb"].scores[0]
-    assert found["jfb"].last >= untrained + 0.2
-    assert found["jfb"].last >= task.psnr(task.unseen().data) + 1
-    assert found["jfb"].last >= found["implicit"].last - 1
+        net = begin(NETS[kind], denoiser, backward)
+        found[backward] = train(net, task, STEPS, rate=RATE).last
+    print(f"{kind}: {found}")
+    assert found["jfb"] >= found["implicit"] - 0.75
 
 
 @pytest.mark.parametrize("kind", NETS)

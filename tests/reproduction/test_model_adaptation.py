@@ -181,7 +181,7 @@ def test_the_best_coupling_is_neither_small_nor_large(reached):
 
 
 def test_a_network_adapted_to_its_scans_recovers_four_fifths(reached):
-    """P&P with the estimates of R&R for objects, in the place of the misfit of the data."""
+    """Fine-tuned towards what R&R makes of the scans: not P&P as published, see below."""
     assert recovered(reached, "P&P of R&R") > 0.8
 
 

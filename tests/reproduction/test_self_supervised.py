@@ -1,12 +1,15 @@
 """Learners without a truth beside the supervised one: the same network, scans and steps.
 
-Each of 40 objects is measured once; 10 others are reconstructed. The supervised learner has the
-truths of the 40 scans beside. Measured on 2026-11-30, one core, 50 s each.
+Each object is measured once, for all learners: the supervised one has the truths of the scans
+beside, and no noise anew. Others than these objects are reconstructed. Options were chosen on
+objects of other seeds. The seconds are those of one core.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
@@ -14,111 +17,190 @@ import torch
 from sparse_view import mean_psnr
 from torch import Tensor
 
-from labrecon import Operator, Problem, Scan
+from labrecon import Problem, Scan
 from labrecon.instrument import Instrument
 from labrecon.learner import FitConfig, Learner, Samples, fit
 from labrecon.learners import PairSamples, Supervised, sample_generator
-from labrecon.learners.self_supervised import MeasuredScan, ScanSamples
-from labrecon.learners.self_supervised.factories import make_noise2inverse, make_ssdu
+from labrecon.learners.self_supervised import MeasuredScan, ScanSamples, SelfSupervised
+from labrecon.learners.self_supervised.factories import (
+    make_noise2inverse,
+    make_ssdu,
+    make_sure,
+)
+from labrecon.networks.fbp_convnet import make_fbp_convnet
 from labrecon.networks.modl import make_modl
 from labrecon.networks.unrolled import Unrolled
 from labrecon.solvers.trained import with_unit_noise
 
 pytestmark = pytest.mark.reproduction
-TRAINED, STEPS = 40, 200
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Scans of objects, and what is trained on them.
+
+    Attributes:
+        problem: all scans, in one batch axis.
+        x: their objects.
+        trained: so many are trained on; the others are reconstructed.
+        network: makes the untrained one, for an example and a typical value.
+        steps: so many, each of ``batch`` scans.
+        batch: likewise.
+        rate: of learning, at first.
+    """
+
+    problem: Problem
+    x: Tensor
+    trained: int
+    network: Callable[[Problem, float], Unrolled]
+    steps: int
+    batch: int
+    rate: float
+
+    def part(self, chosen: slice) -> Problem:
+        """Some of the scans."""
+        weights = self.problem.weights
+        weights = weights if weights is None else weights[chosen]
+        return replace(self.problem, data=self.problem.data[chosen], weights=weights)
 
 
 @cache
-def scanned(name: str) -> tuple[Operator, Problem, Tensor]:
-    """Operator, scans and objects: 40 noisy parallel views of 64², or 24 of 64 lines by 4 coils."""
-    instrument, geometry = ct() if name == "ct" else mri()
-    operator, noise = instrument.operator(geometry), instrument.noise(geometry)
-    x = instrument.objects(geometry, TRAINED + 10, sample_generator(0, 0, -2)).detach()
-    with torch.no_grad():
-        clean = operator(x)
-        reached = operator(operator.domain.random(generator=torch.Generator().manual_seed(5))) != 0
-    data = torch.stack([noise.sample(y, sample_generator(9, 0, i)) for i, y in enumerate(clean)])
-    weights = None if bool(reached.all()) else reached.float()
-    return operator, Problem(operator, torch.where(reached, data, 0), noise, weights), x
+def lab(name: str) -> Lab:
+    """One of three."""
+    return {"ct": noisy, "sparse": sparse, "mri": mri}[name]()
 
 
-def ct() -> tuple[Instrument, object]:
+def noisy() -> Lab:
+    """128 parallel views of 64² with 300 photons: a signal-to-noise ratio of 18.7 dB."""
+    problem, x = projections(128, 300.0, 80, 2)
+    return Lab(problem, x, 60, fbp_convnet, 150, 4, 2e-3)
+
+
+def sparse() -> Lab:
+    """40 views with 2000 photons, 28 dB."""
+    problem, x = projections(40, 2000.0, 50, 0)
+    return Lab(problem, x, 40, modl, 200, 4, 1e-3)
+
+
+def projections(views: int, photons: float, count: int, seed: int) -> tuple[Problem, Tensor]:
     from labrecon_ct.geometry import CTGeometry
     from labrecon_ct.instrument import CTInstrument
 
-    angles = tuple(k * math.pi / 40 for k in range(40))
-    return CTInstrument(), CTGeometry(
-        angles=angles,
+    instrument = CTInstrument()
+    geometry = CTGeometry(
+        angles=tuple(k * math.pi / views for k in range(views)),
         columns=92,
         column_pitch=1.0,
         voxel_size=1.0,
         volume_shape=(64, 64),
-        open_beam=2000.0,
+        open_beam=photons,
     )
+    return measured(instrument, geometry, count, seed, None)
 
 
-def mri() -> tuple[Instrument, object]:
+def mri() -> Lab:
+    """24 of 64 lines by 4 coils: 8 in the middle, and 16 that are drawn for each scan."""
     from labrecon_mri.instrument import MRIInstrument
 
-    mask = torch.zeros(64, 1)
-    mask[28:36] = 1
+    instrument, count, seed = MRIInstrument(), 50, 2
+    usual = {**dict(instrument.example()), "mask": torch.ones(64, 1), "sigma": 0.03}
     density = torch.exp(-(((torch.arange(64) - 31.5) / 18) ** 2)).double()
     density[28:36] = 0
-    mask[torch.multinomial(density, 16, generator=torch.Generator().manual_seed(3))] = 1
-    instrument = MRIInstrument()
-    usual = dict(instrument.example())
-    geometry = instrument.Geometry.model_validate({**usual, "mask": mask, "sigma": 0.03})
-    return instrument, geometry
+    lines = torch.zeros(count, 1, 64, 1)
+    lines[:, :, 28:36] = 1
+    for i, own in enumerate(lines):
+        generator = sample_generator(seed + 200, 0, i)
+        own[0, torch.multinomial(density, 16, generator=generator)] = 1
+    geometry = instrument.Geometry.model_validate(usual)
+    problem, x = measured(instrument, geometry, count, seed, lines)
+    return Lab(problem, x, 40, modl, 240, 2, 3e-3)
 
 
-def some(problem: Problem, chosen: slice) -> Problem:
-    return Problem(problem.operator, problem.data[chosen], problem.noise, problem.weights)
-
-
-def network(name: str) -> Unrolled:
-    _, problem, x = scanned(name)
-    scale = float(x.abs().flatten(1).amax(1).mean())
-    example = with_unit_noise(some(problem, slice(0, 1)))
-    made = make_modl(example, depth=3, features=24, layers=4, scale=scale, seed=0, inner=6)
-    made.start = "initial"
-    return made
-
-
-def score(name: str, learner: Learner, trained: Unrolled, samples: Samples) -> float:
-    _, problem, x = scanned(name)
-    rates = {"learning_rate": 1e-3, "schedule": "cosine", "clip": 1.0}
-    fit(learner, samples, FitConfig(steps=STEPS, batch_size=4, **rates))
-    trained.eval()
+def measured(
+    instrument: Instrument, geometry: object, count: int, seed: int, weights: Tensor | None
+) -> tuple[Problem, Tensor]:
+    """Each object once, with noise of its own."""
+    operator, noise = instrument.operator(geometry), instrument.noise(geometry)
+    x = instrument.objects(geometry, count, sample_generator(seed, 0, -2)).detach()
     with torch.no_grad():
-        made = trained(with_unit_noise(some(problem, slice(TRAINED, None))))
-    return mean_psnr(made, x[TRAINED:])
+        clean = operator(x)
+    data = torch.stack(
+        [noise.sample(y, sample_generator(seed + 100, 0, i)) for i, y in enumerate(clean)]
+    )
+    if weights is None:
+        return Problem(operator, data, noise), x
+    weights = weights.expand(data.shape).clone()
+    return Problem(operator, weights * data, noise, weights), x
+
+
+def fbp_convnet(example: Problem, scale: float) -> Unrolled:
+    return make_fbp_convnet(example, depth=3, features=16, normalise=False, scale=scale, seed=0)
+
+
+def modl(example: Problem, scale: float) -> Unrolled:
+    return make_modl(example, depth=3, features=24, layers=4, scale=scale, seed=0, inner=6)
+
+
+def untrained(name: str) -> Unrolled:
+    here = lab(name)
+    scale = float(here.x[: here.trained].abs().flatten(1).amax(1).mean())
+    return here.network(with_unit_noise(here.part(slice(0, 1))), scale)
+
+
+def score(name: str, learner: Learner, network: Unrolled, samples: Samples) -> float:
+    """PSNR of the scans that were not trained on."""
+    here = lab(name)
+    rates = {"learning_rate": here.rate, "schedule": "cosine", "clip": 1.0}
+    fit(learner, samples, FitConfig(steps=here.steps, batch_size=here.batch, **rates))
+    network.eval()
+    held = slice(here.trained, None)
+    with torch.no_grad():
+        made = network(with_unit_noise(here.part(held)))
+    return mean_psnr(made, here.x[held])
 
 
 @cache
 def supervised(name: str) -> float:
-    operator, problem, x = scanned(name)
-    trained = network(name)
-    scan = Scan(problem.data[:TRAINED], None, problem.noise, problem.weights)
-    samples = PairSamples([(scan, x[:TRAINED])], [operator])
-    return score(name, Supervised(trained, operator, problem.noise), trained, samples)
+    here, network = lab(name), untrained(name)
+    some = here.part(slice(0, here.trained))
+    operator = some.operator
+    scan = Scan(some.data, None, some.noise, some.weights)
+    samples = PairSamples([(scan, here.x[: here.trained])], [operator])
+    return score(name, Supervised(network, operator, some.noise), network, samples)
 
 
-LEARNERS = {
-    "ct/noise2inverse": lambda net, a, n: make_noise2inverse(net, a, n, axes="angle"),
-    "ct/ssdu": lambda net, a, n: make_ssdu(net, a, n, axes="angle", loss="object", fraction=0.3),
-    "mri/ssdu": lambda net, a, n: make_ssdu(net, a, n, axes=("ky", "kx"), keep=8, fraction=0.3),
+LEARNERS: dict[str, Callable[..., SelfSupervised]] = {
+    "ct/noise2inverse": lambda *of: make_noise2inverse(*of, axes="angle"),
+    "ct/ssdu": lambda *of: make_ssdu(*of, axes="angle", loss="object", fraction=0.25),
+    "ct/sure": lambda *of: make_sure(*of, where="object"),
+    "sparse/noise2inverse": lambda *of: make_noise2inverse(*of, axes="angle"),
+    "sparse/ssdu": lambda *of: make_ssdu(*of, axes="angle", loss="object", fraction=0.3),
+    "mri/ssdu": lambda *of: make_ssdu(*of, axes=("ky", "kx"), keep=8, loss="l1+l2"),
 }
-# In dB below the supervised one; measured 5.3, 3.3 and 1.1. Projections of few views stay behind:
-# after so few steps, their streaks and what no view sees are learned from truths alone.
-WITHIN = {"ct/noise2inverse": 5.9, "ct/ssdu": 3.9, "mri/ssdu": 1.6}
 
 
-@pytest.mark.parametrize("case", LEARNERS)
-def test_without_a_truth_it_comes_near_the_supervised(case: str) -> None:
+def without_truth(case: str) -> float:
     name = case.partition("/")[0]
-    operator, problem, _ = scanned(name)
-    trained = network(name)
-    samples = ScanSamples([MeasuredScan(some(problem, slice(0, TRAINED)))])
-    found = score(name, LEARNERS[case](trained, operator, problem.noise), trained, samples)
-    print(case, round(found, 2), "supervised", round(supervised(name), 2))
-    assert found > supervised(name) - WITHIN[case]
+    here, network = lab(name), untrained(name)
+    some = here.part(slice(0, here.trained))
+    learner = LEARNERS[case](network, some.operator, some.noise)
+    return score(name, learner, network, ScanSamples([MeasuredScan(some)]))
+
+
+@pytest.mark.parametrize(
+    ("case", "within"),
+    [
+        ("ct/noise2inverse", 1.2),
+        pytest.param("ct/ssdu", 1.2, marks=pytest.mark.nightly),
+        pytest.param("ct/sure", 1.2, marks=pytest.mark.nightly),
+        ("mri/ssdu", 1.2),
+        # Streaks of few views, and what no view sees, are learned from truths alone: measured 5.3
+        # and 3.3.
+        pytest.param("sparse/noise2inverse", 5.9, marks=pytest.mark.nightly),
+        pytest.param("sparse/ssdu", 3.9, marks=pytest.mark.nightly),
+    ],
+)
+def test_without_a_truth_it_comes_near_the_supervised(case: str, within: float) -> None:
+    found, best = without_truth(case), supervised(case.partition("/")[0])
+    print(f"{case}: {found:.2f} dB, supervised {best:.2f} dB")
+    assert found > best - within

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from labrecon.priors import TV
 from labrecon.problem import Problem, SolverError
 from labrecon.solver import solve
 from labrecon.solvers import LucasKanade
-from labrecon.solvers.registration import RegistrationError, register
+from labrecon.solvers.registration import Registration, RegistrationError, register
 from labrecon.space import Space
 
 
@@ -27,6 +28,7 @@ def _no_gradients() -> Any:
 # -- registration ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_burst_of_a_batch_has_motions_of_its_own() -> None:
     operator, frames, motion = taken(2, 3)
     found = register(operator, frames)
@@ -89,6 +91,10 @@ def failing(what: str) -> Tensor:
     elif what == "out of range":
         wide = burst(160, 1, 1)
         frames[1, 3] = wide(scene(1, size=160))[0, 0, :24, :24]
+    elif what == "half as bright":
+        frames[1, 3] *= 0.5
+    elif what == "stray light":
+        frames[1, 3] += 0.2
     return frames
 
 
@@ -99,6 +105,8 @@ def failing(what: str) -> Tensor:
         ("noise", "it correlates by"),
         ("another scene", "no texture .* or another scene"),
         ("out of range", "it correlates by"),
+        ("half as bright", r"its contrast is 0.5\d of that of frame 0.*one exposure first"),
+        ("stray light", r"its contrast is 1.0\d of .* mean off by \+1.\d\d of it"),
     ],
 )
 def test_a_frame_without_a_motion_is_named(what: str, reason: str) -> None:
@@ -106,6 +114,27 @@ def test_a_frame_without_a_motion_is_named(what: str, reason: str) -> None:
     told = rf"frame 3 of batch element 1: {reason}.* weight 0, or set"
     with pytest.raises(RegistrationError, match=told):
         solve(LucasKanade(), problem, iterations=1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("correlation", 0.4, "it correlates by 0.40 with frame 0"),
+        ("overlap", 0.2, "it shares 20% of its field"),
+        ("textured", 0.0, "no texture along a direction"),
+        ("contrast", 0.7, r"its contrast is 0.70 of that of frame 0.* one exposure"),
+        ("contrast", 1.4, "its contrast is 1.40"),
+        ("brightness", -0.6, r".* its mean off by -0.60 of it"),
+    ],
+)
+def test_each_sign_of_a_wrong_motion_is_enough(field: str, value: float, reason: str) -> None:
+    fine = {"correlation": 0.99, "textured": 1.0, "overlap": 0.9, "contrast": 1, "brightness": 0}
+    numbers = {k: torch.full((FRAMES,), v, dtype=F64) for k, v in fine.items()}
+    numbers[field][2] = value
+    numbers["textured"] = numbers["textured"] > 0
+    found = Registration(motion=torch.zeros(FRAMES, 2), **numbers)
+    assert found.trusted.tolist() == [True, True, False, True, True]
+    assert re.match(f"frame 2: {reason}", found.told(torch.ones(FRAMES, dtype=torch.bool)))
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.01])
@@ -117,6 +146,7 @@ def test_edges_in_one_direction_do_not_tell_the_motion_along_them(sigma: float) 
         solve(LucasKanade(), Problem(operator, frames + noise(frames, sigma)), iterations=1)
 
 
+@pytest.mark.slow
 def test_left_out_frames_count_nothing_and_are_told() -> None:
     frames = failing("another scene")
     rest = [0, 1, 2, 4]

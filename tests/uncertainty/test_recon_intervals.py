@@ -14,9 +14,13 @@ from typer.testing import CliRunner
 from labrecon import Gaussian, Scan
 from labrecon.cli import app
 from labrecon.errors import ObjectsError, OutputError, RecipeError
+from labrecon.operators import Identity
+from labrecon.problem import Problem
 from labrecon.recon import reconstruct, reconstruct_scan
+from labrecon.space import Space
 from labrecon.uncertainty import calibrate_intervals
 from labrecon.uncertainty.card import load_intervals
+from labrecon.uncertainty.scatter import relative_scatter
 
 RECIPE = {
     "solver": {"name": "cg", "rho": 0.05, "iterations": 4},
@@ -176,6 +180,29 @@ def test_an_unknown_noise_level_costs_the_error_bars_only(toy_host, out):
     assert not (out / "half_width.h5").exists()
 
 
+def test_a_noisier_scan_than_those_of_the_calibration_is_told(toy_host, calibrated, out):
+    toy = Toy()
+    scan = toy.simulate(ToyGeometry(), torch.Generator().manual_seed(0))
+    low, high = calibrated.card.scatter
+    assert 0 < low <= high < 1
+    noisy = Scan(scan.data, scan.geometry, Gaussian(5 * float(scan.noise.sigma)))
+    recipe = {**RECIPE, "uncertainty": {"level": 0.8, "calibration": str(calibrated.path)}}
+    result = reconstruct_scan(toy, noisy, out, recipe=recipe, host=toy_host)
+    assert "the noise of this scan is" in result.warnings[0]
+    calm = reconstruct_scan(toy, scan, out, recipe=recipe, host=toy_host, force=True)
+    assert calm.warnings == []
+
+
+def test_the_scatter_of_data_is_their_noise_over_their_size():
+    data = torch.tensor([3.0 + 4.0j, 5.0, 1e6], dtype=torch.complex128)
+    operator = Identity(Space((3,), torch.complex128))
+    weights = torch.tensor([1.0, 0.25, 0.0], dtype=torch.float64)
+    found = relative_scatter(Problem(operator, data, Gaussian(0.5), weights), data)
+    # 2 · 0.25 · (1 + 4) of both parts, over 2 · 25; what has no weight counts nothing.
+    assert found == pytest.approx(math.sqrt(2.5 / 50))
+    assert relative_scatter(Problem(operator, data), data) is None
+
+
 def test_a_stack_has_error_bars_of_each_slice(toy_host, calibrated, tmp_path, out):
     scan = write_toy(tmp_path / "stack.toy", stack=3)
     recipe = {**RECIPE, "uncertainty": {"level": 0.8, "calibration": str(calibrated.path)}}
@@ -195,7 +222,7 @@ def test_langevin_from_a_recipe(toy_host, toy_scan, out):
     }
     result = reconstruct("toy", toy_scan, out, recipe=recipe, host=toy_host)
     told = asked(result)
-    assert told["method"] == "langevin"
+    assert told["method"] == "posterior"
     assert not told["calibrated"]
     assert told["rhat"] < 1.02
     kernel = torch.zeros(24, dtype=torch.float64)
@@ -208,6 +235,21 @@ def test_langevin_from_a_recipe(toy_host, toy_scan, out):
     assert "the chains agree" in (out / "report.html").read_text()
 
 
+def test_samples_by_perturbation_from_a_recipe(toy_host, toy_scan, out):
+    """Of the same posterior, without the bias of a step, and however soon the estimate rests."""
+    recipe = {
+        "solver": {"name": "perturb-optimise", "iterations": 30, "tolerance": 1e-3},
+        "prior": {"name": "tikhonov", "weight": 400.0},
+    }
+    told = asked(reconstruct("toy", toy_scan, out, recipe=recipe, host=toy_host))
+    assert (told["method"], told["samples"]) == ("posterior", 60)
+    kernel = torch.zeros(24, dtype=torch.float64)
+    kernel[[0, 1, -1]] = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    precision = torch.fft.fft(kernel).abs() ** 2 / 0.05**2 + 400.0
+    expected = 1.6449 * math.sqrt(float((1 / precision).mean()))
+    assert told["mean_half_width"] == pytest.approx(expected, rel=0.02)
+
+
 def test_langevin_with_too_few_iterations_costs_the_error_bars_only(toy_host, toy_scan, out):
     recipe = {"solver": {"name": "langevin", "iterations": 10}}
     result = reconstruct("toy", toy_scan, out, recipe=recipe, host=toy_host)
@@ -217,7 +259,7 @@ def test_langevin_with_too_few_iterations_costs_the_error_bars_only(toy_host, to
 @pytest.mark.parametrize(
     ("table", "told"),
     [
-        ({"method": "langevin"}, "set solver.name = 'langevin'"),
+        ({"method": "posterior"}, "set solver.name = 'perturb-optimise'"),
         ({"method": "ensemble"}, "give one as --model RUN"),
         ({"level": 1.0}, "less than 1"),
         ({"level": 0.0}, "greater than 0"),

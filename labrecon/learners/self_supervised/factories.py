@@ -45,6 +45,7 @@ def make_ssdu(
     *,
     axes: Axes = None,
     keep: int = 0,
+    spread: float | None = None,
     fraction: float = 0.4,
     masks: int = 1,
     loss: str = "noise",
@@ -61,6 +62,7 @@ def make_ssdu(
         noise: that of the instrument; each scan has its own.
         axes: of the data that are dealt, see `Dealing`; by default the acquisitions.
         keep: so many in the middle of each are always seen.
+        spread: hold out more of the middle, see `Dealing`.
         fraction: that judges.
         masks: deals per step.
         loss: "noise", "l1+l2" or "object".
@@ -72,7 +74,7 @@ def make_ssdu(
     Raises:
         ValueError: the data have no such axis, or a number is out of range.
     """
-    dealing = _dealing(operator, axes, keep, acquisitions)
+    dealing = _dealing(operator, axes, acquisitions, keep, spread)
     term = HeldOutMisfit(dealing, fraction=fraction, masks=masks, loss=loss)
     terms: Terms = {"ssdu": (1.0, term), **_beside(operator, equivariance, transforms)}
     return SelfSupervised(network, operator, terms, data_term=data_term)
@@ -105,7 +107,7 @@ def make_noise2inverse(
     Raises:
         ValueError: the data have no such axis, or an option is unknown.
     """
-    dealing = _dealing(operator, axes, 0, acquisitions)
+    dealing = _dealing(operator, axes, acquisitions)
     term = Noise2Inverse(dealing, splits=splits, strategy=strategy)
     terms: Terms = {"noise2inverse": (1.0, term)}
     return SelfSupervised(network, operator, terms, data_term=data_term)
@@ -204,13 +206,19 @@ def _beside(operator: Operator, weight: float, transforms: Sequence[str]) -> Ter
     return {"equivariance": (weight, Equivariance(transforms))}
 
 
-def _dealing(operator: Operator, axes: Axes, keep: int, acquisitions: str) -> Dealing:
+def _dealing(
+    operator: Operator,
+    axes: Axes,
+    acquisitions: str,
+    keep: int = 0,
+    spread: float | None = None,
+) -> Dealing:
     named = acquisitions if axes is None and acquisitions in operator.range.axes else axes
     if named is None:
         raise ValueError(
             "say which axes of the data are dealt (axes): those whose samples are measured one by "
             f"one; the data have {', '.join(operator.range.axes)}"
         )
-    dealing = Dealing((named,) if isinstance(named, str) else tuple(named), keep)
+    dealing = Dealing((named,) if isinstance(named, str) else tuple(named), keep, spread)
     dealing.check(operator.range)
     return dealing

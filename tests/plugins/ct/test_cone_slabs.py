@@ -57,6 +57,8 @@ GEOMETRIES = {
     "thin slices": cone(volume_shape=(30, 12, 12), slice_thickness=0.8),
     "shifted": cone(row_offset=3.25, slice_offset=-2.0),
     "coarse rows": cone(rows=12, row_pitch=3.0),
+    "tilted": cone(detector_tilt=0.15),
+    "tilted the other way, shifted": cone(detector_tilt=-0.1, row_offset=3.25, slice_offset=-2.0),
 }
 SLABS = [(0, 3), (2, 9), (6, 8), (9, 12), (10, 14)]
 
@@ -110,9 +112,10 @@ def test_rows_of_parallel_rays_are_slices() -> None:
     assert cut.rows == 4
 
 
-def test_a_part_is_projected_as_in_the_whole() -> None:
+@pytest.mark.parametrize("tilt", [0.0, 0.1])
+def test_a_part_is_projected_as_in_the_whole(tilt: float) -> None:
     """A smooth ball within the slab, by the operators of both, whose rays are sampled elsewhere."""
-    geometry = cone(columns=24, column_pitch=0.75, rows=48)
+    geometry = cone(columns=24, column_pitch=0.75, rows=48, detector_tilt=tilt)
     z, y, x = (torch.arange(n, dtype=torch.float32) - (n - 1) / 2 for n in geometry.volume_shape)
     radius = ((z[:, None, None] + 9) ** 2 + y[:, None] ** 2 + x**2).sqrt()
     ball = torch.exp(-((radius / 3) ** 2))
@@ -330,6 +333,8 @@ def test_auto_counts_the_halo(scan: Path, tmp_path: Path) -> None:
     widest = max(s["stop"] - s["start"] + sum(s["halo"]) for s in told["slabs"])
     assert 10 <= widest <= 18
     assert len(told["slabs"]) > 1
+    with pytest.raises(RecipeError, match="0 or more"):
+        reconstruct_in_slabs("ct", scan, tmp_path / "new", recipe=tight, halo=-1, device="cpu")
     none = {**FDK, "solver": {"name": "direct", "memory": 2 * each}}
     with pytest.raises(ReconstructionError, match="even one of them needs more with its halo"):
         reconstruct_in_slabs("ct", scan, tmp_path / "new", recipe=none, device="cpu")
