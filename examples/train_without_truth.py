@@ -33,9 +33,9 @@ GEOMETRY = {
 RECIPE = {
     "prepare": [{"step": "flat_field"}],
     "operator": {"backend": "matrix"},
-    "network": {"name": "fbp-convnet", "depth": 2, "features": 8, "normalise": False},
+    "network": {"name": "fbp-convnet", "depth": 3, "features": 16, "normalise": False},
     "learner": {"name": "noise2inverse"},
-    "fit": {"epochs": 40, "batch_size": 4, "learning_rate": 3e-3, "schedule": "cosine"},
+    "fit": {"epochs": 30, "batch_size": 4, "learning_rate": 3e-3, "schedule": "cosine"},
     "classical": {"solver": {"name": "fista", "iterations": 20}, "objects": 1},
 }
 

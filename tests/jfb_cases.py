@@ -47,7 +47,7 @@ BATCH, SIGMA = 4, 0.01
 #: Of the proximal gradient step; those of the others have nearly the same fixed point.
 STEP = 1.0
 #: Learning rates to choose from.
-RATES = (3e-3, 1e-2)
+RATES = (3e-4, 1e-3, 3e-3)
 NETS: dict[str, Callable[[Denoiser], Solver]] = {
     "gradient": lambda prior: RegularisedGradient(
         prior=prior, step_size=Schedule(0.8 * STEP, learn=True), weight=1 / STEP

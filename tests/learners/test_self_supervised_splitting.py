@@ -197,7 +197,7 @@ class OfMean(Linear):
     ("term", "looks"),
     [
         (HeldOutMisfit(VIEWS, fraction=0.5), 2),
-        (HeldOutMisfit(VIEWS, fraction=0.25, masks=3), 3),
+        (HeldOutMisfit(VIEWS, fraction=0.25, masks=2), 3),
         (HeldOutMisfit(VIEWS, fraction=0.5, loss="object"), 2),
         (Noise2Inverse(VIEWS, splits=2), 2),
         (Noise2Inverse(VIEWS, splits=4), 3),

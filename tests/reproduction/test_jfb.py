@@ -20,7 +20,7 @@ from labrecon.priors.denoisers import Denoiser
 pytestmark = [pytest.mark.reproduction, pytest.mark.slow]
 
 #: Few: they take seconds. Figures go on rising for hundreds of steps.
-STEPS, RATE = 40, 1e-2
+STEPS, RATE = 40, 1e-3
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,7 @@ from labrecon.instrument import Instrument
 from labrecon.learner import FitConfig, Learner, Samples, fit
 from labrecon.learners import PairSamples, Supervised, sample_generator
 from labrecon.learners.self_supervised import MeasuredScan, ScanSamples, SelfSupervised
-from labrecon.learners.self_supervised.factories import (
-    make_noise2inverse,
-    make_ssdu,
-    make_sure,
-)
+from labrecon.learners.self_supervised.factories import make_noise2inverse, make_ssdu
 from labrecon.networks.fbp_convnet import make_fbp_convnet
 from labrecon.networks.modl import make_modl
 from labrecon.networks.unrolled import Unrolled
@@ -171,8 +167,6 @@ def supervised(name: str) -> float:
 
 LEARNERS: dict[str, Callable[..., SelfSupervised]] = {
     "ct/noise2inverse": lambda *of: make_noise2inverse(*of, axes="angle"),
-    "ct/ssdu": lambda *of: make_ssdu(*of, axes="angle", loss="object", fraction=0.25),
-    "ct/sure": lambda *of: make_sure(*of, where="object"),
     "sparse/noise2inverse": lambda *of: make_noise2inverse(*of, axes="angle"),
     "sparse/ssdu": lambda *of: make_ssdu(*of, axes="angle", loss="object", fraction=0.3),
     "mri/ssdu": lambda *of: make_ssdu(*of, axes=("ky", "kx"), keep=8, loss="l1+l2"),
@@ -190,11 +184,10 @@ def without_truth(case: str) -> float:
 @pytest.mark.parametrize(
     ("case", "within"),
     [
-        ("ct/noise2inverse", 1.2),
-        pytest.param("ct/ssdu", 1.2, marks=pytest.mark.nightly),
-        pytest.param("ct/sure", 1.2, marks=pytest.mark.nightly),
-        ("mri/ssdu", 1.2),
-        # Streaks of few views, and what no view sees, are learned from truths alone: measured 5.3
+        # Measured 0.54 and 0.55, with 27.47 and 28.63 dB for the supervised.
+        ("ct/noise2inverse", 1.0),
+        ("mri/ssdu", 1.0),
+        # Streaks of few views, and what no view sees, are learned from truths alone. Measured 5.3
         # and 3.3.
         pytest.param("sparse/noise2inverse", 5.9, marks=pytest.mark.nightly),
         pytest.param("sparse/ssdu", 3.9, marks=pytest.mark.nightly),
