@@ -170,7 +170,9 @@ class Sense(Operator):
             return weights
         moved = self._coils_first(weights[(None,) * (self.range.ndim - weights.ndim)], n)
         behind = n + (len(self.frames) if self._framed else 0)
-        return moved if self._per_coil(weights) else moved.squeeze(-behind - 1)
+        # With a batch in front the coils' axis stays: the batch would be read as coils.
+        alike = not self._per_coil(weights) and weights.ndim <= self.range.ndim
+        return moved.squeeze(-behind - 1) if alike else moved
 
     def _filtered(self, x: Tensor, inner: Map) -> Tensor:
         total = None

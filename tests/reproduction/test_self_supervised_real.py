@@ -19,11 +19,11 @@ def test_the_network_tells_the_other_half_better_than_total_variation(lab_data: 
     network = figures(made["network"], problem)
     tv = figures(made[f"tv {chosen:g}"], problem)
     print(chosen, network, tv)
-    # Measured on 2026-11-30: see docs/tasks/train_without_truth.md.
+    # Measured on 2026-11-30: 0.830 and 0.803, 1.38 % and 1.50 %. Untrained it has 0.821 and 1.46 %.
     assert network["halves"] > tv["halves"]
     assert network["direct"] > tv["direct"]
-    assert network["other"] > tv["other"] + 0.01
-    assert network["error"] < 0.97 * tv["error"]
+    assert network["other"] > tv["other"] + 0.022
+    assert network["error"] < 0.95 * tv["error"]
 
 
 def test_always_the_same_image_agrees_with_itself_alone(lab_data: Path) -> None:
@@ -32,6 +32,7 @@ def test_always_the_same_image_agrees_with_itself_alone(lab_data: Path) -> None:
     other_object = direct.even.flip(-1)
     told = figures(Halves(other_object, other_object), problem)
     honest = figures(direct, problem)
+    assert honest["direct"] == pytest.approx(honest["halves"], abs=1e-6)
     assert told["halves"] == pytest.approx(1, abs=1e-6)
     assert told["other"] < 0.5 * honest["other"]
     assert told["direct"] < 0.5 * honest["direct"]

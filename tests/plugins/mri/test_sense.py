@@ -83,6 +83,24 @@ def test_definition(name: str, chunk: int, sets: int) -> None:
     assert float((sense.normal(x, each) - reference).norm() / reference.norm()) < 1e-6
 
 
+@pytest.mark.parametrize("batch", [2, 4])
+@pytest.mark.parametrize("name", samplings())
+def test_weights_of_each_element_of_a_batch(name: str, batch: int) -> None:
+    """The coils alike, or each with its own; also where there are as many elements as coils."""
+    sampling, frames = samplings()[name]
+    sense = Sense(sampling, normal(*frames.values(), 1, 4, 12, 12), frames, chunk=2)
+    x = normal(batch, *sense.domain.shape)
+    coils = sense.range.axes.index("coil")
+    alike = list(sense.range.shape)
+    alike[coils] = 1
+    generator = torch.Generator().manual_seed(3)
+    for shape in ([batch, *alike], [batch, *sense.range.shape], [1, *alike]):
+        weights = torch.rand(shape, dtype=torch.float64, generator=generator)
+        reference = sense.adjoint(weights * sense(x))
+        for result in (sense.normal(x, weights), sense.normal_map(weights)(x)):
+            assert float((result - reference).norm() / reference.norm()) < 1e-6
+
+
 def _framed(sampling: MaskedFourier | NUFFT | TimeSegmented, frames: dict[str, int]) -> bool:
     return bool(frames) and sampling.domain.axes[0] == "slice"
 
