@@ -170,7 +170,7 @@ def test_a_problem_it_was_not_trained_for_is_solved_all_the_same(learned: Unroll
     for _ in range(40 * STEPS):
         # As without the check: no cycle is the first one's successor.
         state, _ = repeated.step(problem, state.replace(k=state.k % STEPS))
-    assert not float((state.x - truth).abs().max()) < 1e3
+    assert not float((state.x - truth).abs().max().detach()) < 1e3
     made = solve(solver, problem, iterations=80 * STEPS, check_every=STEPS)
     plain = solve(GradientDescent(), problem, iterations=40 * STEPS)
     torch.testing.assert_close(made.x, truth, rtol=0, atol=2 * float((plain.x - truth).abs().max()))
