@@ -104,7 +104,7 @@ def test_empty_patches_hold_no_planet_that_turns_with_the_sky() -> None:
     assert float(right.max()) > 2 * float(wrong.max())
 
 
-@pytest.mark.reproduction
+@pytest.mark.nightly
 def test_the_learned_model_finds_more_planets_than_pca_at_equal_false_alarms() -> None:
     """Trained on 30 simulated cubes, on planets put into four others; PCA with its best number."""
     geometry, size = CORONAGRAPH.example(), 11
