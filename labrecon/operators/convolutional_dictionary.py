@@ -43,6 +43,7 @@ class ConvolutionalDictionary(Operator):
         SpaceError: the atoms do not fit the image, or a whole number of strides does not.
 
     Example:
+        >>> import torch
         >>> pulse = ConvolutionalDictionary(Space((6,)), torch.tensor([[1.0, 2.0]]), stride=2)
         >>> pulse(torch.tensor([[1.0, 0.0, -1.0]]))
         tensor([ 1.,  2.,  0.,  0., -1., -2.])
