@@ -6,7 +6,7 @@ import inspect
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,8 @@ from labrecon.io.model import SavedModel
 from labrecon.plugins import ConflictError, Host, UnknownNameError, resolve
 from labrecon.prior import Prior
 from labrecon.problem import Problem
-from labrecon.recipe import (
-    CalibrateTable,
-    Compare,
-    OpenTable,
-    PriorTable,
-    Recipe,
-    SolverTable,
-    Written,
-    nearest,
-)
+from labrecon.recipe import CalibrateTable, Compare, PriorTable, Recipe, SolverTable, nearest
+from labrecon.recipe_options import check_options, option_names, require_options, seeded
 from labrecon.solver import Solver
 from labrecon.solvers.alternating import Alternating
 from labrecon.solvers.trained import Trained, with_unit_noise
@@ -38,13 +30,11 @@ from labrecon.tomlfile import Key
 __all__ = [
     "Plan",
     "Writer",
-    "check_options",
     "find_instrument",
     "find_subject",
     "get",
     "make_plans",
     "make_writer",
-    "option_names",
 ]
 
 Writer = Callable[[Path, Tensor, Mapping[str, Any]], Path]
@@ -208,20 +198,6 @@ def _try_writer(write: Callable[..., Any], options: Mapping[str, Any], where: st
             raise RecipeError(f"{where}: {dict(options)} can not be written: {error}") from error
 
 
-def option_names(factory: Callable[..., Any], given: tuple[str, ...] = ()) -> list[str] | None:
-    """Parameters that a recipe may set; None where the factory takes any keyword.
-
-    Args:
-        factory: a class or function.
-        given: parameters that labrecon fills in itself.
-    """
-    parameters = inspect.signature(factory).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
-    return [p.name for p in parameters if p.kind not in positional and p.name not in given]
-
-
 def _plan(
     recipe: Recipe, other: Compare | None, index: int, instrument: Instrument, host: Host
 ) -> Plan:
@@ -263,12 +239,12 @@ def _plan(
     make_prior = get(host, "priors", prior.name, recipe.where(*prior_at, "name"))
     _check_prior(make_prior, prior, recipe, prior_at)
 
-    solver_options = _seeded(make, solver.options, recipe)
-    prior_options = _seeded(make_prior, prior.options, recipe)
+    solver_options = seeded(make, solver.options, recipe)
+    prior_options = seeded(make_prior, prior.options, recipe)
     weighted = prior.weight is not None or prior.relative_weight is not None
-    _require_options(make, solver, {*solver_options, "prior"}, recipe, solver_at)
+    require_options(make, solver, {*solver_options, "prior"}, recipe, solver_at)
     given = {*prior_options, "weight"} if weighted else prior_options
-    _require_options(make_prior, prior, given, recipe, prior_at)
+    require_options(make_prior, prior, given, recipe, prior_at)
 
     def build(weight: float | None, problem: Problem | None = None) -> Solver:
         given = {} if weight is None else {"weight": weight}
@@ -314,41 +290,7 @@ def _step(
         )
     function: Callable[..., Scan] = resolve(instrument.steps[table.step])
     check_options(function, table.options, ("scan",), recipe, at)
-    return table.step, function, _seeded(function, table.options, recipe)
-
-
-def _seeded(
-    factory: Callable[..., Any], options: Mapping[str, Any], recipe: Recipe
-) -> dict[str, Any]:
-    """The options, with the recipe's seed where something random asks for one."""
-    asks = "seed" in (option_names(factory) or ())
-    return {"seed": recipe.seed, **options} if asks else dict(options)
-
-
-def _require_options(
-    factory: Callable[..., Any],
-    table: SolverTable | PriorTable,
-    given: Collection[str],
-    recipe: Recipe,
-    at: Key,
-) -> None:
-    """Raise `RecipeError` where a factory needs an option that the recipe has not."""
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    missing = [
-        p.name
-        for p in inspect.signature(factory).parameters.values()
-        if p.kind in named and p.default is p.empty and p.name not in given
-    ]
-    if missing:
-        what = "prior" if isinstance(table, PriorTable) else "solver"
-        keys = [f"{name} = …" for name in missing]
-        if what == "prior" and "weight" in missing:
-            keys[missing.index("weight")] = "weight = … or relative_weight = …"
-        place = ".".join(part for part in at if isinstance(part, str))
-        raise RecipeError(
-            f"{recipe.where(*at, 'name')}: the {what} {table.name!r} needs "
-            f"{', '.join(missing)}: add {' and '.join(keys)} to [{place}]"
-        )
+    return table.step, function, seeded(function, table.options, recipe)
 
 
 def _check_prior(make: Callable[..., Any], table: PriorTable, recipe: Recipe, at: Key) -> None:
@@ -359,38 +301,6 @@ def _check_prior(make: Callable[..., Any], table: PriorTable, recipe: Recipe, at
         raise RecipeError(f"{recipe.where(*at, key)}: the prior {table.name!r} has no weight")
     given = ("weight",) if weighted else ()
     check_options(make, table.options, given, recipe, at)
-
-
-def check_options(
-    factory: Callable[..., Any],
-    options: Mapping[str, Any],
-    given: tuple[str, ...],
-    recipe: Written,
-    at: Key,
-) -> None:
-    """Raise `RecipeError` on an option that a factory does not take.
-
-    Args:
-        factory: a class or function.
-        options: as the recipe has them.
-        given: parameters that labrecon fills in itself.
-        recipe: says where an option was written.
-        at: key of the table.
-    """
-    names = option_names(factory, given)
-    if names is None:
-        return
-    # The keys that labrecon reads itself are as likely to have been meant.
-    tables: dict[str | int, type[OpenTable]] = {"solver": SolverTable, "prior": PriorTable}
-    own = tables[at[-1]].model_fields if at[-1] in tables else ()
-    keys = [*own, *names]
-    for name in options:
-        if name not in names:
-            table = ".".join(part for part in at if isinstance(part, str))
-            raise RecipeError(
-                f"{recipe.where(*at, name)}: [{table}] has no option {name!r}"
-                f"{nearest(name, keys)}; its keys are {', '.join(dict.fromkeys(keys)) or 'none'}"
-            )
 
 
 def get(host: Host, kind: str, name: str, where: str) -> Any:

@@ -18,9 +18,10 @@ from labrecon.learner import Learner
 from labrecon.networks import Unrolled
 from labrecon.noise import Noise
 from labrecon.operator import Operator
-from labrecon.plan import Plan, check_options, find_instrument, get, option_names
+from labrecon.plan import Plan, find_instrument, get
 from labrecon.plugins import Host
 from labrecon.problem import Problem
+from labrecon.recipe_options import check_options, option_names
 from labrecon.reconstructor import Reconstructor
 from labrecon.stages import Clock, Watcher
 from labrecon.train.classical import classical_plan

@@ -14,27 +14,24 @@ from torch import Tensor
 
 from labrecon import Operator, Space, linear_function
 from labrecon.design import Box
-from labrecon_ct.backends import cache
+from labrecon_ct.backends.choice import (
+    MATRIX_PAYS,
+    BackendName,
+    choose,
+    require_memory,
+)
 from labrecon_ct.backends.rays import RayBackend
 from labrecon_ct.geometry import CTGeometry
 from labrecon_ct.motion import Backend, Motion, backproject, project
 from labrecon_ct.poses import poses
 
-__all__ = ["CTMemoryError", "CTProjector"]
+__all__ = ["CTProjector"]
 
 log = logging.getLogger("labrecon_ct")
-GIB = 2.0**30
 #: Relative error of ASTRA's CUDA back-projection against the transpose of its projection, for
 #: smooth arrays (white noise: 14 %). Emulated: see docs/instruments/ct.md.
 CUDA_MISMATCH = 0.03
-#: A matrix takes as long to make as some sixty slices take to project.
-MATRIX_PAYS = 60
-BackendName = Literal["auto", "matrix", "astra", "rays"]
 Values = tuple[Tensor, Tensor, Tensor]
-
-
-class CTMemoryError(MemoryError):
-    """The geometry needs more memory than there is."""
 
 
 class CTProjector(Operator):
@@ -109,7 +106,7 @@ class CTProjector(Operator):
             Space(geometry.volume_shape, dtype, names),
             Space(geometry.data_shape, dtype, data_names),
         )
-        _require_memory(self.domain, self.range)
+        require_memory(self.domain, self.range)
         self.geometry = geometry
         self._slice = geometry.slice_geometry() if geometry.slicewise else None
         self.kernel = kernel
@@ -173,7 +170,7 @@ class CTProjector(Operator):
 
     def _select(self, device: torch.device) -> None:
         slices = math.prod(self.geometry.volume_shape) // math.prod(self.flat.volume_shape)
-        self.backend, self.reason = _choose(
+        self.backend, self.reason = choose(
             self.flat,
             self.asked,
             self.kernel,
@@ -331,60 +328,3 @@ class _Moved:
 
 def _same(known: Values, values: Values) -> bool:
     return all(torch.equal(a.to(b), b) for a, b in zip(known, values, strict=True))
-
-
-def _choose(
-    geometry: CTGeometry,
-    wanted: str,
-    kernel: str,
-    budget: float,
-    projections: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> tuple[str, str]:
-    """The backend's name and why."""
-    from labrecon_ct.backends.astra_geometry import cuda_available
-    from labrecon_ct.backends.matrix import BUILD_FACTOR, matrix_bytes
-
-    if wanted not in ("auto", "matrix", "astra", "rays"):
-        raise ValueError(f"backend is auto, matrix, astra or rays, got {wanted!r}")
-    cuda = device.type == "cuda"
-    if dtype != torch.float32:
-        if wanted not in ("auto", "rays"):
-            raise ValueError(f"ASTRA computes in float32; {dtype} needs backend='rays'")
-        return "rays", f"{dtype} (ASTRA has float32 only)"
-    if wanted == "rays":
-        return "rays", "asked for"
-    if geometry.ndim == 3 and not (cuda and cuda_available()):
-        if wanted == "auto":
-            return "rays", f"{geometry.kind} needs ASTRA with CUDA, which is not here"
-        raise ValueError(
-            f"the {wanted} backend can not do {geometry.kind} without CUDA (ASTRA has no 3D CPU "
-            "projector); take backend='rays'"
-        )
-    if wanted == "auto" and cuda and not cuda_available():
-        return "rays", "the data are on CUDA, and this ASTRA was built without it"
-    if wanted == "astra" or (cuda and wanted == "auto"):
-        return "astra", "asked for" if wanted == "astra" else "the data are on CUDA"
-    if geometry.ndim == 3 or cuda:
-        raise ValueError("the matrix backend computes 2D geometries on the CPU")
-    if wanted == "auto" and projections < MATRIX_PAYS:
-        return "astra", f"a matrix does not pay for {projections} projections"
-    need = matrix_bytes(geometry, kernel) / GIB
-    free = cache.available_memory() / GIB
-    fits = need <= budget and need * BUILD_FACTOR <= free
-    about = f"the matrix takes about {need:.2f} GiB (budget {budget:g}, free memory {free:.1f})"
-    if wanted == "matrix" and not fits:
-        raise CTMemoryError(f"{about}: raise memory_budget or take backend='astra'")
-    return ("matrix", about) if fits else ("astra", f"{about}, too much")
-
-
-def _require_memory(domain: Space, data: Space) -> None:
-    size = domain.dtype.itemsize
-    need = (domain.size + data.size) * size / GIB
-    free = cache.available_memory() / GIB
-    if need > free or math.isinf(need):
-        raise CTMemoryError(
-            f"a volume {domain.shape} and data {data.shape} take {need:.1f} GiB, and "
-            f"{free:.1f} GiB are free: bin or crop the data, or set a smaller volume_shape"
-        )

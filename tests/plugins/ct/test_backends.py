@@ -16,8 +16,9 @@ from ct_phantoms import error, turn
 
 from labrecon_ct.backends import cache as matrix_cache
 from labrecon_ct.backends import matrix as matrix_module
+from labrecon_ct.backends.choice import CTMemoryError
 from labrecon_ct.geometry import CTGeometry
-from labrecon_ct.projector import CTMemoryError, CTProjector
+from labrecon_ct.projector import CTProjector
 
 FLAT = CTGeometry(angles=turn(9), columns=24, volume_shape=(20, 20))
 CONE = CTGeometry(

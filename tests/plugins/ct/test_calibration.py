@@ -203,8 +203,8 @@ def test_a_flat_scan_has_no_tilt() -> None:
 
 
 def test_long_use_at_other_values_makes_a_matrix() -> None:
+    from labrecon_ct.backends.choice import MATRIX_PAYS
     from labrecon_ct.backends.matrix import MatrixBackend
-    from labrecon_ct.projector import MATRIX_PAYS
 
     operator = CTProjector(CTGeometry(angles=views(6), columns=16), backend="matrix")
     operator.place({"centre": torch.tensor(1.5, dtype=F64)})
