@@ -242,9 +242,9 @@ def _plan(
     solver_options = seeded(make, solver.options, recipe)
     prior_options = seeded(make_prior, prior.options, recipe)
     weighted = prior.weight is not None or prior.relative_weight is not None
-    require_options(make, solver, {*solver_options, "prior"}, recipe, solver_at)
+    require_options(make, solver.name, {*solver_options, "prior"}, recipe, solver_at)
     given = {*prior_options, "weight"} if weighted else prior_options
-    require_options(make_prior, prior, given, recipe, prior_at)
+    require_options(make_prior, prior.name, given, recipe, prior_at)
 
     def build(weight: float | None, problem: Problem | None = None) -> Solver:
         given = {} if weight is None else {"weight": weight}

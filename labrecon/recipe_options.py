@@ -61,12 +61,20 @@ def check_options(
 
 def require_options(
     factory: Callable[..., Any],
-    table: SolverTable | PriorTable,
+    name: str,
     given: Collection[str],
-    recipe: Recipe,
+    recipe: Written,
     at: Key,
 ) -> None:
-    """Raise `RecipeError` where a factory needs an option that the recipe has not."""
+    """Raise `RecipeError` where a factory needs an option that the recipe has not.
+
+    Args:
+        factory: a class or function.
+        name: what the recipe calls it.
+        given: options of the recipe, and parameters that labrecon fills in itself.
+        recipe: says where the name was written.
+        at: key of the table.
+    """
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     missing = [
         p.name
@@ -74,13 +82,12 @@ def require_options(
         if p.kind in named and p.default is p.empty and p.name not in given
     ]
     if missing:
-        what = "prior" if isinstance(table, PriorTable) else "solver"
-        keys = [f"{name} = …" for name in missing]
-        if what == "prior" and "weight" in missing:
+        keys = [f"{key} = …" for key in missing]
+        if at[-1] == "prior" and "weight" in missing:
             keys[missing.index("weight")] = "weight = … or relative_weight = …"
         place = ".".join(part for part in at if isinstance(part, str))
         raise RecipeError(
-            f"{recipe.where(*at, 'name')}: the {what} {table.name!r} needs "
+            f"{recipe.where(*at, 'name')}: the {at[-1]} {name!r} needs "
             f"{', '.join(missing)}: add {' and '.join(keys)} to [{place}]"
         )
 

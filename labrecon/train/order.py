@@ -21,7 +21,7 @@ from labrecon.operator import Operator
 from labrecon.plan import Plan, find_instrument, get
 from labrecon.plugins import Host
 from labrecon.problem import Problem
-from labrecon.recipe_options import check_options, option_names
+from labrecon.recipe_options import check_options, option_names, require_options
 from labrecon.reconstructor import Reconstructor
 from labrecon.stages import Clock, Watcher
 from labrecon.train.classical import classical_plan
@@ -175,6 +175,7 @@ def place_order(
     filled: tuple[str, ...] = ("problem", "scale", "seed", "host")
     options = {key: value for key, value in names[0].options.items() if key != "memory"}
     check_options(make_network, options, filled, loaded, ("network",))
+    require_options(make_network, names[0].name, {*options, *filled}, loaded, ("network",))
     make_learner = get(host, "learners", names[1].name, loaded.where("learner", "name"))
     filled = ("network", "operator", "noise", "acquisitions")
     check_options(make_learner, names[1].options, filled, loaded, ("learner",))
