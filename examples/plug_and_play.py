@@ -27,6 +27,7 @@ from labrecon.priors import TV
 from labrecon.priors.denoisers import Denoiser
 from labrecon.priors.drunet import DRUNet
 from labrecon.problem import Problem
+from labrecon.seeds import seeded
 from labrecon.solver import solve
 from labrecon.solvers import CG, FISTA
 
@@ -49,8 +50,7 @@ def leaves(n: int, size: int, generator: torch.Generator, discs: int = 60) -> Te
 def trained(steps: int = 220, seed: int = 0) -> DRUNet:
     """A denoiser for images of one channel and noise of 1 % to 35 % of their range."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         network = DRUNet(features=16, levels=2, blocks=2)
     denoiser = Denoiser(network, noise_level=0.1)
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)

@@ -11,7 +11,28 @@ from labrecon.learners.self_supervised import Pass
 from labrecon.noise import Noise
 from labrecon.reconstructor import Reconstruction, Reconstructor
 
-__all__ = ["Linear", "Ramp", "Scale", "generators", "measured", "passed", "stage"]
+__all__ = [
+    "QUICK",
+    "Linear",
+    "Ramp",
+    "Scale",
+    "generators",
+    "measured",
+    "objects",
+    "passed",
+    "stage",
+]
+
+
+#: A training of the toy instrument that takes no time.
+QUICK = {
+    "prepare": [],
+    "network": {"name": "unrolled", "prior": "l1", "depth": 2, "start": "zero"},
+    "data": {"count": 8, "validation": 0.25},
+    "learner": {"name": "ssdu", "axes": "row"},
+    "fit": {"epochs": 2, "batch_size": 4, "learning_rate": 0.05},
+    "classical": {"skip": True},
+}
 
 
 class Linear(Reconstructor):
@@ -90,3 +111,10 @@ def measured(operator: Operator, noise: Noise, x: Tensor, seed: int = 0) -> Prob
 def passed(network: Reconstructor, problem: Problem, epoch: int = 0) -> Pass:
     """A batch on its way through a network."""
     return Pass(network, problem, generators(len(problem.data), epoch), "noise")
+
+
+def objects(count: int, n: int = 6, seed: int = 0) -> torch.Tensor:
+    """Numbers that are correlated, so that the best linear estimate is no multiple of the data."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.eye(n, dtype=torch.float64) + 0.8 * torch.diag(torch.ones(n - 1).double(), 1)
+    return torch.randn(count, n, generator=generator, dtype=torch.float64) @ mixing

@@ -12,6 +12,7 @@ from labrecon.networks.equilibrium import Equilibrium
 from labrecon.problem import Problem
 from labrecon.solvers.admm import ADMM
 from labrecon.solvers.hqs import HQS
+from labrecon.solvers.quadratic import data_weights
 
 __all__ = ["make_de_admm", "make_de_hqs"]
 
@@ -50,7 +51,13 @@ def make_de_admm(
         tolerance: see `Equilibrium`.
         scale: typical size of the object's values; the convolutions see ``x / scale``.
         seed: of the first weights.
+
+    Raises:
+        SolverError: the noise is not Gaussian, or a number is wrong.
+        PriorError: a size of ``R`` is wrong.
+        LinearityError: the operator is nonlinear.
     """
+    data_weights(problem, "DE-ADMM")
     solver = ADMM(
         prior=bounded_denoiser(problem, layers, features, scale, seed),
         rho=learned_number("coupling", coupling, largest_curvature(problem)),
@@ -92,7 +99,13 @@ def make_de_hqs(
         tolerance: see `Equilibrium`.
         scale: typical size of the object's values; the convolutions see ``x / scale``.
         seed: of the first weights.
+
+    Raises:
+        SolverError: the noise is not Gaussian, or a number is wrong.
+        PriorError: a size of ``R`` is wrong.
+        LinearityError: the operator is nonlinear.
     """
+    data_weights(problem, "DE-HQS")
     solver = HQS(
         prior=bounded_denoiser(problem, layers, features, scale, seed),
         mu=learned_number("coupling", coupling, largest_curvature(problem)),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from labrecon.io.atomic import write_file
@@ -31,16 +33,34 @@ SUFFIX = ".safetensors"
 KINDS: dict[str, type[DRUNet] | type[DnCNN]] = {"drunet": DRUNet, "dncnn": DnCNN}
 
 
-def write_denoiser(path: Path, network: nn.Module) -> None:
+def write_denoiser(path: str | Path, network: nn.Module) -> None:
     """Write a `DRUNet` or `DnCNN`: safetensors, with what it takes to build it as JSON.
 
     Raises:
-        PriorError: another kind of network.
+        PriorError: another kind of network, or one that would not come back as it is.
         OutputError: the file exists, or can not be written.
     """
-    told = json.dumps(_options(network))
+    told = _options(network)
     tensors = {n: t.detach().cpu().contiguous() for n, t in network.state_dict().items()}
-    write_file(path, save(tensors, {"labrecon denoiser": told}))
+    if not _comes_back(network, told, tensors):
+        raise PriorError(
+            f"{type(network).__name__}: the network that its file would give back is not this one: "
+            "layers were changed (activations, bounds of spectral norms), or weights are not finite"
+        )
+    write_file(Path(path), save(tensors, {"labrecon denoiser": json.dumps(told)}))
+
+
+def _comes_back(network: nn.Module, told: dict[str, Any], tensors: dict[str, Tensor]) -> bool:
+    """Whether ``D(x)`` stays as it is: the file does not hold all that can be changed."""
+    try:
+        built = _built(told, tensors)
+    except RuntimeError:
+        return False
+    channels = told["channels"] + getattr(network, "noise_channel", False)
+    x = torch.rand(1, channels, *[8] * told["axes"], generator=torch.Generator().manual_seed(0))
+    x = x.to(next(built.parameters()).dtype)
+    with torch.no_grad():
+        return torch.equal(built(x), copy.deepcopy(network).cpu().eval()(x))
 
 
 def _options(network: nn.Module) -> dict[str, Any]:
@@ -49,7 +69,7 @@ def _options(network: nn.Module) -> dict[str, Any]:
             "kind": "drunet",
             "channels": network.channels,
             "axes": network.axes,
-            "features": network.state_dict()["head.weight"].shape[0],
+            "features": network.head.weight.shape[0],  # type: ignore[index]
             "levels": network.levels,
             "blocks": len(list(network.body.children())),
         }
@@ -76,10 +96,9 @@ def read_denoiser(path: str | Path) -> nn.Module:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            told = json.loads((file.metadata() or {})["labrecon denoiser"])
+            told = dict(json.loads((file.metadata() or {})["labrecon denoiser"]))
             tensors = {n: file.get_tensor(n).clone() for n in file.keys()}  # noqa: SIM118
-        network = KINDS[told.pop("kind")](**told)
-        network.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
+        return _built(told, tensors)
     except FileNotFoundError as error:
         raise PriorError(f"there is no denoiser {path}") from error
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -87,6 +106,14 @@ def read_denoiser(path: str | Path) -> nn.Module:
             f"{path} holds no denoiser of labrecon, or is damaged ({error}); "
             "labrecon.networks.denoiser_file.write_denoiser makes such files"
         ) from error
+
+
+def _built(told: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:
+    options = {name: value for name, value in told.items() if name != "kind"}
+    network = KINDS[told["kind"]](**options)
+    # Counters of batches are whole numbers.
+    floating = (t.dtype for t in tensors.values() if t.is_floating_point())
+    network.to(next(floating, torch.float32)).load_state_dict(tensors)
     return network.eval()
 
 
@@ -109,7 +136,7 @@ def fitting_denoiser(
         weight: likewise.
         scale: likewise.
         complex_as: likewise; None for "parts" where the network has one channel, else "channels".
-        axes: likewise.
+        axes: likewise, for other networks than `DRUNet` and `DnCNN`, which have their own.
         low: lowest value of the object, None for none.
         high: highest value, None for none.
 
@@ -118,6 +145,8 @@ def fitting_denoiser(
     """
     if complex_as is None:
         complex_as = "parts" if getattr(network, "channels", 2) == 1 else "channels"
+    if isinstance(network, DRUNet | DnCNN):
+        axes = _options(network)["axes"]
     made = Denoiser(
         network,
         noise_level=noise_level,
@@ -162,7 +191,6 @@ def denoiser_from_file(
         weight=weight,
         scale=scale,
         complex_as=complex_as,
-        axes=getattr(network, "axes", 2),
         low=low,
         high=high,
     )

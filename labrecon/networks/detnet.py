@@ -20,6 +20,9 @@ from labrecon.solver import Solver, State, constant, pick
 
 __all__ = ["DetNetLayer", "DetNetStep", "make_detnet"]
 
+#: Numbers to learn: 4 GiB in single precision, four times as much with gradients and Adam.
+_MOST = 2**30
+
 
 @dataclass(frozen=True)
 class DetNetState(State):
@@ -97,11 +100,12 @@ class DetNetStep(Solver):
     def check(self, problem: Problem) -> None:
         """Raise `SolverError` at another noise, a complex object, or one of another size."""
         super().check(problem)
+        _require_real(problem)
         domain = problem.operator.domain
-        if domain.size != self.samples or domain.dtype.is_complex:
+        if domain.size != self.samples:
             raise SolverError(
-                f"this DetNet was made for {self.samples} real samples; {problem.operator.name} "
-                f"has {domain.size} of {domain.dtype}: stack real and imaginary part"
+                f"this DetNet was made for {self.samples} samples; {problem.operator.name} "
+                f"has {domain.size}"
             )
         if not isinstance(problem.noise, Gaussian):
             raise SolverError("DetNet sees Aᴴy and AᴴA, which is all there is of Gaussian noise")
@@ -136,6 +140,15 @@ def _normal(problem: Problem) -> Map:
     return problem.operator.normal_map(problem.weights)
 
 
+def _require_real(problem: Problem) -> None:
+    domain = problem.operator.domain
+    if domain.dtype.is_complex:
+        raise SolverError(
+            f"DetNet's values are real; {problem.operator.name} has {domain.dtype}: stack real "
+            "and imaginary part"
+        )
+
+
 def make_detnet(
     problem: Problem,
     *,
@@ -165,13 +178,22 @@ def make_detnet(
         seed: of the first weights.
 
     Raises:
-        SolverError: a number is wrong, or the values are not.
+        SolverError: a number is wrong, or the values are not; a complex object, or one so large
+            that the layers would have more than 2³⁰ numbers.
     """
+    _require_real(problem)
     size = problem.operator.domain.size
     depth = whole("DetNet: depth", depth, error=SolverError)
     hidden = whole("DetNet: hidden", 4 * size if hidden is None else hidden, error=SolverError)
     memory = whole("DetNet: memory", 2 * size if memory is None else memory, error=SolverError)
     points = FiniteSet(values).values.tolist()
+    numbers = depth * hidden * (size + 2 * memory + size * len(points))
+    if numbers > _MOST:
+        raise SolverError(
+            f"DetNet of {depth} dense layers for an object of {size:,} samples has {numbers:.1e} "
+            f"numbers to learn, more than {_MOST:.1e}: give smaller hidden= and memory=, or take "
+            "a network of convolutions"
+        )
     with seeded(seed):
         layers = [DetNetLayer(size, len(points), hidden, memory) for _ in range(depth)]
     solver = DetNetStep(layers, points, mixing=mixing)

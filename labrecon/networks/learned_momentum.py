@@ -16,7 +16,7 @@ from labrecon.options import flag, number, whole
 from labrecon.plugins import Host
 from labrecon.prior import Prior, Zero
 from labrecon.problem import Problem
-from labrecon.schedule import Schedule, pick
+from labrecon.schedule import Schedule
 from labrecon.solver import Solver, SolverError, State, constant
 from labrecon.solvers.gradient import initial_step
 from labrecon.space import per_element, squared_norm
@@ -58,7 +58,7 @@ class LearnedMomentum(Solver):
         step_size: ``τₖ``, a `Schedule`.
         momentum: ``βₖ``, a `Schedule`; ``β₀`` has no effect.
         cycle: ``K``.
-        prior: ``g``, or one per layer.
+        prior: ``g``; the same in all layers, since ``T`` has one fixed point.
         nesterov: take the gradient at ``x + βₖ d``.
         decrease: see above, below 1.
         safe_step: in place of ``1 / L``, for nonlinear operators.
@@ -72,13 +72,13 @@ class LearnedMomentum(Solver):
         step_size: Schedule,
         momentum: Schedule,
         cycle: int,
-        prior: Prior | nn.ModuleList | None = None,
+        prior: Prior | None = None,
         nesterov: bool = False,
         decrease: float = 0.9,
         safe_step: float | None = None,
     ) -> None:
         super().__init__()
-        self.prior: Prior | nn.ModuleList = Zero() if prior is None else prior
+        self.prior: Prior = Zero() if prior is None else prior
         self.step_size = step_size
         self.momentum = momentum
         self.cycle = whole("cycle", cycle, error=SolverError)
@@ -89,6 +89,15 @@ class LearnedMomentum(Solver):
             if safe_step is None
             else number("safe_step", safe_step, above=0, error=SolverError)
         )
+
+    def check(self, problem: Problem) -> None:
+        """Refuse a prior per layer also: there is no one solution that the steps could end at."""
+        super().check(problem)
+        if isinstance(self._modules["prior"], nn.ModuleList):
+            raise SolverError(
+                f"{self.name}: a prior per layer, of which each has its own solution; learn one "
+                "for all of them (tied=True)"
+            )
 
     def init(self, problem: Problem, x0: Tensor | None = None) -> CycleState:
         """Zeros or ``x0``, at rest."""
@@ -101,7 +110,7 @@ class LearnedMomentum(Solver):
     def step(self, problem: Problem, state: CycleState) -> tuple[CycleState, dict[str, Any]]:
         """One step; the first of a cycle judges the cycle before."""
         k = state.k % self.cycle
-        prior = pick(self.prior, k).layer(k)
+        prior = self.prior.layer(k)
         gradient: Tensor | None = None
         if k == 0:
             state, gradient = self._begin(problem, prior, state)
@@ -160,9 +169,10 @@ def make_learned_momentum(
 ) -> Unrolled:
     """Gradient steps with momentum whose numbers are learned, one pair per layer.
 
-    It begins as Nesterov's method. Two numbers per layer need few examples and can not invent
-    structure; they make the prior's own optimum come sooner. More steps than were trained are
-    safe: ``solve(network.solver, problem)`` repeats and checks them, see `LearnedMomentum`.
+    It begins with Nesterov's momenta (as his method with ``nesterov``). Two numbers per layer need
+    few examples and can not invent structure; they make the prior's own optimum come sooner. More
+    steps than were trained are safe: ``solve(network.solver, problem)`` repeats and checks them,
+    see `LearnedMomentum`.
 
     Args:
         problem: an example: its operator gives step sizes and weights.
@@ -171,7 +181,7 @@ def make_learned_momentum(
         threshold: the prior's weight as a fraction of ``scale · L``.
         nesterov: take the gradient ahead.
         step_size: at the start, and that of safe steps; None for ``1 / L`` (linear operators).
-        learn: what is learned besides, such as ``"prior.weight"``.
+        learn: what is learned besides, such as ``"prior.weight"``, one for all layers.
         prior_options: of the prior's constructor.
         start: "zero", "adjoint" or "initial".
         scale: typical size of the object's values.
@@ -199,4 +209,4 @@ def make_learned_momentum(
         safe_step=step_size,
     )
     built = solver.to(problem.operator.domain.real_dtype)
-    return Unrolled(built, depth, learn=learn, start=start, problem=problem)
+    return Unrolled(built, depth, tied=True, learn=learn, start=start, problem=problem)

@@ -13,18 +13,15 @@ from torch import Tensor
 
 from labrecon.io.plain import dumps
 from labrecon.report import plots
+from labrecon.report.learning import curves, learned_numbers, learned_weights
 from labrecon.report.page import environment
-from labrecon.report.parameters import moved_weights, numbers_by_layer
 from labrecon.report.pictures import Picture, data_picture, picture, planes, window_of
 from labrecon.report.sections import Section, middle_plane
 
 __all__ = ["Method", "TrainingReport", "metric_title", "render_training"]
 
-#: Points of a loss curve; more change nothing that one could see.
-_POINTS = 400
 #: Held-out objects that are shown.
 SHOWN = 3
-_UNITS = {"psnr": "PSNR in dB", "ssim": "SSIM", "nrmse": "NRMSE"}
 _TITLES = {
     "chi2": "χ²",
     "held_out_chi2": "held-out χ²",
@@ -98,7 +95,9 @@ def metric_title(name: str) -> str:
 def render_training(report: TrainingReport) -> str:
     """The page as HTML, with everything inside."""
     sections = [_objects(report, i) for i in range(len(report.methods[0].estimates))]
-    made = [_comparison(report), *sections, _curves(report), _numbers(report), _weights(report)]
+    values = report.before, report.after
+    went = [curves(report.log), learned_numbers(*values), learned_weights(*values)]
+    made = [_comparison(report), *sections, *went]
     return (
         environment()
         .get_template("training.html.j2")
@@ -215,79 +214,3 @@ def _array(x: Tensor) -> NDArray[Any]:
     modulus = x.detach().abs() if x.is_complex() else x.detach()
     values: NDArray[Any] = modulus.cpu().numpy()
     return values
-
-
-def _curves(report: TrainingReport) -> Section | None:
-    steps = [record["step"] for record in report.log]
-    if len(steps) < 2:
-        return None
-    losses = {"training": _thinned(steps, [record["loss"] for record in report.log])}
-    drawn = []
-    for name in sorted({key for record in report.log for key in record}):
-        points = [(r["step"], r[name]) for r in report.log if math.isfinite(r.get(name, math.nan))]
-        if name == "validation/loss":
-            losses["held out"] = ([x for x, _ in points], [y for _, y in points])
-        elif name.startswith("validation/") and len(points) > 1:
-            kind = name.removeprefix("validation/")
-            series = {kind: ([x for x, _ in points], [y for _, y in points])}
-            title = f"{_UNITS.get(kind, kind)}, held out"
-            drawn.append((title, plots.lines(series, "step", _UNITS.get(kind, kind))))
-    positive = all(y > 0 for _, ys in losses.values() for y in ys)
-    drawn.insert(0, ("loss", plots.lines(losses, "step", "loss", log=positive)))
-    rates = [record.get("learning_rate", math.nan) for record in report.log]
-    if len(set(rates)) > 1:
-        series = {"": _thinned(steps, rates)}
-        drawn.append(("learning rate", plots.lines(series, "step", "learning rate", log=True)))
-    return Section("Training", plots=drawn)
-
-
-def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Means of neighbours, so that a page stays small."""
-    size = math.ceil(len(x) / _POINTS)
-    parts = range(0, len(x), size)
-    return (
-        [math.fsum(x[i : i + size]) / len(x[i : i + size]) for i in parts],
-        [math.fsum(y[i : i + size]) / len(y[i : i + size]) for i in parts],
-    )
-
-
-def _numbers(report: TrainingReport) -> Section | None:
-    after, before = numbers_by_layer(report.after), numbers_by_layer(report.before)
-    drawn, rows = [], []
-    for name, points in after.items():
-        start = before.get(name, [])
-        if len(points) > 1:
-            series = {"trained": _columns(points), "at first": _columns(start)}
-            drawn.append((name, plots.lines(series, "layer", name.rpartition(".")[2])))
-        else:
-            rows.append((name, f"{start[0][1]:.6g}" if start else "–", f"{points[0][1]:.6g}"))
-    if not drawn and not rows:
-        return None
-    columns = ("number", "at first", "trained")
-    return Section("Learned numbers", plots=drawn, columns=columns, rows=rows)
-
-
-def _weights(report: TrainingReport) -> Section | None:
-    moved = moved_weights(report.before, report.after)
-    if not moved:
-        return None
-    rows = []
-    series: dict[str, tuple[list[float], list[float]]] = {}
-    for name, (layers, numbers, points) in moved.items():
-        ratios = [ratio for _, ratio in points]
-        rows.append((name, str(layers), f"{numbers:,}", f"{min(ratios):.3g}, {max(ratios):.3g}"))
-        if layers > 1 and len(series) < 6:
-            series[name] = _columns(sorted(points))
-    drawn = [("how far they moved", plots.lines(series, "layer", "‖w − w₀‖ / ‖w₀‖"))]
-    return Section(
-        "Learned weights",
-        "w₀ are the weights at first.",
-        plots=drawn if series else [],
-        columns=("weights", "layers", "numbers", "‖w − w₀‖ / ‖w₀‖, smallest and largest"),
-        rows=rows,
-        split=bool(series),
-    )
-
-
-def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[float], list[float]]:
-    return [float(x) for x, _ in points], [y for _, y in points]

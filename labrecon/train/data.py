@@ -67,6 +67,11 @@ class TrainingData:
     judged_unseen: list[Judgement] = field(default_factory=list)
 
     @property
+    def example(self) -> Problem:
+        """One that is trained on, for what a network is made from."""
+        return self.judged_seen[0].problem if self.judged_seen else self.seen[0][0]
+
+    @property
     def problems(self) -> list[Problem]:
         """What is to be reconstructed for the report: all that is not trained on."""
         return [judged.problem for judged in self.judged_unseen] or [p for p, _ in self.unseen]

@@ -104,9 +104,8 @@ def judging_dealing(recipe: TrainRecipe, instrument: Instrument, operator: Opera
 def _part(
     problem: Problem, scan: MeasuredScan, dealing: Dealing, seeds: Sequence[int]
 ) -> Part | None:
-    if scan.held is not None:
-        gain = 1 - scan.held
-        return Part(part_of(problem, gain), scan.held, gain)
+    if scan.gain is not None and scan.held is not None:
+        return Part(part_of(problem, scan.gain), scan.held, scan.gain)
     seed, number, begin = seeds
     generators = [sample_generator(seed, -4 - number, begin + i) for i in range(len(problem.data))]
     try:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from labrecon import stages
 from labrecon.errors import LabreconError, ObjectsError, RecipeError, TrainingError
@@ -17,9 +13,7 @@ from labrecon.fitting.processes import Processes
 from labrecon.instrument import Instrument
 from labrecon.io.checkpoints import CheckpointFolder
 from labrecon.io.logs import CsvLog, TensorBoardLog
-from labrecon.io.model import ModelCard, SavedModel, SpaceCard, save_model
-from labrecon.io.plain import dumps, plain
-from labrecon.io.provenance import collect, hash_inputs, versions
+from labrecon.io.plain import dumps
 from labrecon.learner import FitResult, Learner, fit
 from labrecon.learners.self_supervised import SelfSupervised
 from labrecon.noise import Noise
@@ -28,13 +22,14 @@ from labrecon.plugins import Host
 from labrecon.reconstructor import Reconstructor
 from labrecon.report.page import page_or_warning
 from labrecon.report.parameters import learned
-from labrecon.report.training import SHOWN, Method, TrainingReport, render_training
+from labrecon.report.training import render_training
 from labrecon.solvers.trained import with_unit_noise
 from labrecon.stages import Watcher
 from labrecon.train.data import TrainingData, from_objects
 from labrecon.train.folder import RunFolder
 from labrecon.train.measured_once import measured_once
 from labrecon.train.order import Order, place_order
+from labrecon.train.outcome import provenance_of, save, summary, training_report
 from labrecon.train.pairs import from_pairs
 from labrecon.train.scans import from_scans
 from labrecon.train.worth import beside, judged, warn_if_worse
@@ -139,7 +134,7 @@ def train(
         return TrainResult(out, {"status": status}, already_done=done)
     if done:
         told = run.provenance()
-        return TrainResult(out, _summary(out, told), told.get("warnings", []), already_done=True)
+        return TrainResult(out, summary(out, told), told.get("warnings", []), already_done=True)
     with run.at_work():
         return _carry_out(order, data, operator, made, learner, run)
 
@@ -169,7 +164,7 @@ def _facts(order: Order, data: TrainingData) -> dict[str, Any]:
 
 
 def _network(order: Order, data: TrainingData) -> Reconstructor:
-    problem = data.problems[0]
+    problem = data.example
     if order.recipe.data_term == "unit":
         problem = with_unit_noise(problem)
     return order.network(problem, data.scale)
@@ -181,7 +176,7 @@ def _check_scans(order: Order, learner: Learner, data: TrainingData) -> None:
         return
     try:
         for scan in data.scans:
-            learner.check(scan.problem)
+            learner.check(scan.trained_on)
     except ValueError as error:
         raise RecipeError(
             f"{order.recipe.where('learner')}: the learner {order.recipe.learner.name!r}: {error}"
@@ -203,18 +198,20 @@ def _carry_out(
         result = _fit(order, data, learner, run)
     network.eval()
     with order.clock("write"):
-        model = _save(order, data, operator, network, run)
+        model = save(order, data, operator, network, run)
     with order.clock("compare"):
         methods = [judged(f"{order.recipe.network.name} (trained)", order, data, network), before]
         warn_if_worse(order, methods[0], before)
         methods += beside(order, data)
-    provenance = _provenance(order, data, result, methods, model)
+    provenance = provenance_of(order, data, result, methods, model)
     with order.clock("report"):
-        page = _page(order, data, provenance, methods, untrained, learned(network), run)
+        now = learned(network)
+        shown = training_report(order, data, provenance, methods, untrained, now, run)
+        page = page_or_warning(lambda: render_training(shown), order.warnings)
         run.write("report.html", page)
     provenance["timings_seconds"] = order.clock.rounded()
     run.write("provenance.json", dumps(provenance))
-    return TrainResult(run.path, _summary(run.path, provenance), order.warnings)
+    return TrainResult(run.path, summary(run.path, provenance), order.warnings)
 
 
 def _fit(order: Order, data: TrainingData, learner: Learner, run: RunFolder) -> FitResult:
@@ -243,120 +240,3 @@ def _fit(order: Order, data: TrainingData, learner: Learner, run: RunFolder) -> 
     except (ValueError, TypeError, ArithmeticError, RuntimeError) as error:
         # A network that can not treat the operator, or whose gradient would be wrong.
         raise TrainingError(f"training {order.recipe.network.name}: {error}") from error
-
-
-def _save(
-    order: Order,
-    data: TrainingData,
-    operator: Operator,
-    network: Reconstructor,
-    run: RunFolder,
-) -> SavedModel:
-    recipe = order.recipe
-    card = ModelCard(
-        network=recipe.network.name,
-        options=order.network_options,
-        scale=data.scale,
-        seed=recipe.seed,
-        data_term=recipe.data_term,
-        instrument=order.instrument.name,
-        geometry=order.geometry.model_dump(mode="json"),
-        operator=recipe.operator,
-        prepare=[t.model_dump(exclude_defaults=True) for t in recipe.prepare if not t.skip],
-        domain=SpaceCard.of(operator.domain),
-        range=SpaceCard.of(operator.range),
-        parameters=sum(p.numel() for p in network.parameters() if p.requires_grad),
-        versions=versions(order.host),
-    )
-    learned_too = [n for n in operator.designs if operator.get_parameter(n).requires_grad]
-    designs = operator.current(*learned_too)
-    return save_model(run.path, card, network, designs)
-
-
-def _provenance(
-    order: Order,
-    data: TrainingData,
-    result: FitResult,
-    methods: list[Method],
-    model: SavedModel,
-) -> dict[str, Any]:
-    best = result.best
-    return collect(
-        host=order.host,
-        inputs=hash_inputs(data.inputs),
-        device=order.device,
-        timings=order.clock.seconds,
-        instrument=order.instrument.name,
-        geometry=order.geometry,
-        recipe=order.recipe.plain(),
-        seed=order.recipe.seed,
-        data={**data.told, "scale": data.scale},
-        model=model.told(),
-        training={
-            "status": result.status,
-            "steps": result.steps,
-            "seconds": float(result.last.get("seconds", 0.0)),
-            "best_step": None if best is None else best.step,
-            "last": result.last,
-            "validation": None if best is None else best.metrics,
-        },
-        methods=[
-            {"title": m.title, "metrics": m.metrics, "seconds": m.seconds, "note": m.note}
-            for m in methods
-        ],
-        warnings=order.warnings,
-    )
-
-
-def _page(
-    order: Order,
-    data: TrainingData,
-    provenance: dict[str, Any],
-    methods: list[Method],
-    before: Mapping[str, Tensor],
-    after: Mapping[str, Tensor],
-    run: RunFolder,
-) -> str:
-    domain, space = (data.problems[0].operator.domain, data.problems[0].operator.range)
-    truths = [x for _, truth in data.unseen for x in truth.cpu().reshape(-1, *domain.shape)]
-    measured = [
-        y for problem in data.problems for y in problem.data.cpu().reshape(-1, *space.shape)
-    ]
-    instrument = order.instrument
-    report = TrainingReport(
-        order.recipe.network.name,
-        instrument.title or instrument.name,
-        domain.axes,
-        instrument.voxel_size(order.geometry),
-        instrument.unit,
-        provenance,
-        _read_log(run.path / "log.csv"),
-        methods,
-        truths[:SHOWN],
-        measured[:SHOWN],
-        space.axes,
-        instrument.data_unit,
-        before,
-        after,
-        order.warnings,
-    )
-    return page_or_warning(lambda: render_training(report), order.warnings)
-
-
-def _read_log(path: Path) -> list[dict[str, float]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            {name: float(value) for name, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]
-
-
-def _summary(out: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    kept = ("instrument", "data", "model", "training", "methods", "warnings", "timings_seconds")
-    told: dict[str, Any] = plain({name: provenance[name] for name in kept})
-    return {
-        "status": told["training"]["status"],
-        "output": str(out),
-        "report": os.fspath(out / "report.html"),
-        **told,
-    }

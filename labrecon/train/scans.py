@@ -124,7 +124,7 @@ def _within(scan: MeasuredScan, dealing: Dealing, fraction: float, seed: int) ->
         raise ScanError(
             f"a single scan is split into samples to train on and others to judge: {error}"
         ) from error
-    return replace(scan, held=part.held)
+    return replace(scan, gain=part.gain)
 
 
 def _chosen(
@@ -164,9 +164,9 @@ def _data(
     except ValueError as error:
         raise ScanError(str(error)) from error
     pairs = [(scan.problem, scan.truth) for scan in validation if scan.truth is not None]
-    few = _chosen(train, [len(s.problem.data) for s in train], range(recipe.classical.objects))
-    if train[0].held is not None:
-        few = train
+    # What judges the classical solver does not choose its weight.
+    seen = [MeasuredScan(scan.trained_on) for scan in train]
+    few = _chosen(seen, [len(s.problem.data) for s in seen], range(recipe.classical.objects))
     return TrainingData(
         samples,
         judging,

@@ -26,8 +26,9 @@ def typical_value(recipe: TrainRecipe, scans: Sequence[MeasuredScan]) -> float:
         return recipe.network.scale
     found = []
     for scan in scans:
+        seen = scan.trained_on.data if scan.gain is None else scan.gain * scan.trained_on.data
         with torch.no_grad():
-            first = scan.problem.operator.initial(scan.problem.data).abs().flatten(1)
+            first = scan.problem.operator.initial(seen).abs().flatten(1)
         rank = max(1, round(TYPICAL * first.shape[1]))
         found += first.kthvalue(rank).values.double().tolist()
     typical = sum(found) / len(found)

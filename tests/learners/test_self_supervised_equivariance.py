@@ -6,11 +6,12 @@ import pytest
 import torch
 from self_supervised_cases import Scale, passed
 
-from labrecon import Gaussian, Operator, Problem, Space
+from labrecon import Gaussian, Operator, Poisson, Problem, Space
 from labrecon.learners.samples import sample_generator
 from labrecon.learners.self_supervised import Equivariance
 from labrecon.learners.self_supervised.transforms import TRANSFORMS, check_transforms, transformed
 from labrecon.operators import Identity
+from labrecon.reconstructor import Reconstruction
 
 SQUARE = Space((8, 8), torch.float64, ("y", "x"))
 
@@ -62,6 +63,45 @@ def test_the_noise_of_the_second_measurement_is_that_declared():
     problem = Problem(operator, image(4, 64, 64), Gaussian(0.3))
     found = Equivariance(["shifts"])(passed(Scale(), problem))
     assert found.tolist() == pytest.approx([1.0] * 4, abs=0.1)
+
+
+class Less(Scale):
+    """The image without a background of 100 counts."""
+
+    def reconstruct(self, problem, x0=None, *, trace=False):
+        return Reconstruction(problem.data - 100)
+
+
+def test_the_second_measurement_has_the_background_of_the_first():
+    noise = Poisson(background=100.0)
+    generator = torch.Generator().manual_seed(0)
+    data = noise.sample(torch.full((4, 64, 64), 20.0, dtype=torch.float64), generator)
+    problem = Problem(Identity(Space((64, 64), torch.float64, ("y", "x"))), data, noise)
+    assert Equivariance(["shifts"], noisy=False)(passed(Less(), problem)).tolist() == [0.0] * 4
+    found = Equivariance(["shifts"])(passed(Less(), problem))
+    assert found.tolist() == pytest.approx([1.0] * 4, abs=0.1)
+
+
+def test_a_network_may_predict_negative_counts():
+    """At first, it does; they have no photon noise."""
+    problem = Problem(Identity(SQUARE), torch.ones(1, 8, 8, dtype=torch.float64), Poisson())
+    found = Equivariance(["shifts"])(passed(Scale(-1.0), problem))
+    # −(−(−1)) is 1 where −1 was: all of 64 samples of variance 1 miss by 2.
+    assert found.tolist() == pytest.approx([4.0])
+
+
+def test_the_unit_is_that_of_the_samples_that_count():
+    """Weight 0 for the right half is as an operator that does not see it."""
+    half = (torch.arange(8) < 4).double()
+    data = image(3, 8, 8)
+    noise = Gaussian(0.1)
+    one = Problem(Identity(SQUARE), data, noise, half)
+    found = Equivariance(["flips"], noisy=False)(passed(Scale(0.5), one))
+    flipped = transformed(
+        0.5 * data * half, ["flips"], [sample_generator(0, 0, i) for i in range(3)]
+    )
+    error = (0.5 * half * flipped - flipped).square().sum((-2, -1))
+    torch.testing.assert_close(found, error / (0.01 * 32))
 
 
 def test_gradients_are_those_of_differences():

@@ -81,6 +81,27 @@ def test_poisson_risk_is_the_error_of_a_linear_denoiser(noise, mean):
     )
 
 
+def test_samples_without_a_count_count():
+    """At half a count a sample, three of five are 0: leaving these out would miss much error."""
+    generator = torch.Generator().manual_seed(2)
+    clean = 0.3 + 0.4 * torch.rand(N, dtype=torch.float64, generator=generator)
+    c, noise = shrinkage(N), Poisson()
+    data = noise.sample(clean.expand(8 * DRAWS, N), generator)
+    problem = Problem(Identity(Space((N,), torch.float64)), data, noise)
+    with torch.no_grad():
+        found = Risk()(passed(Linear(c, (N,)), problem))
+    error = (c @ clean - clean).square().sum() + (c.square() * clean).sum()
+    require_mean(found * problem.data.mean(-1), float(error / N))
+
+
+def test_data_without_any_count_have_a_finite_risk():
+    """And a background in other units cancels to the last bit, so that it can be drawn."""
+    for noise in (Poisson(), Scaled(Poisson(background=3.0), 10_000.0)):
+        problem = Problem(Identity(Space((4,))), torch.zeros(2, 4), noise)
+        found = Risk()(passed(Linear(0.5 * torch.eye(4), (4,)), problem))
+        assert bool(torch.isfinite(found).all())
+
+
 def estimated_level(noise: Noise, problem: Problem) -> torch.Tensor:
     """The mean variance that each draw sees."""
     inner, gain = (noise.noise, float(noise.gain)) if isinstance(noise, Scaled) else (noise, 1.0)
@@ -144,6 +165,25 @@ def test_risk_of_the_object_is_that_of_its_inversion():
         found = term(passed(Linear(r, (N,)), problem))
     bias = (r @ operator(clean).flatten() - clean).square().sum()
     require_mean(found, float(bias + sigma**2 * r.square().sum()) / N)
+
+
+def test_bad_samples_have_no_say_in_the_risk_of_the_object():
+    """An inversion adds up whatever it is given."""
+    operator, noise = stage(4, N), Gaussian(0.9)
+    generator = torch.Generator().manual_seed(3)
+    weights = torch.ones(4, N, dtype=torch.float64)
+    weights[1, 2] = 0
+    found = []
+    for value in (0.0, 1e6):
+        data = noise.sample(operator(torch.ones(2, N, dtype=torch.float64)), generator)
+        data[:, 1, 2] = value
+        generator.manual_seed(3)
+        problem = Problem(operator, data, noise, weights)
+        with torch.no_grad():
+            network = Linear(torch.cat([shrinkage(N) / 4] * 4, 1), (N,))
+            found.append(Risk("object")(passed(network, problem)))
+        generator.manual_seed(3)
+    torch.testing.assert_close(*found)
 
 
 def test_the_gradient_leads_to_the_best_gain():

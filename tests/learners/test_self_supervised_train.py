@@ -3,60 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from self_supervised_cases import Scale, generators, stage
-from toy_instrument import Toy, ToyReader, write_toy
+from self_supervised_cases import QUICK
+from toy_instrument import Toy, ToyReader
 
-from labrecon import Gaussian, Problem, hookimpl
+from labrecon import Gaussian, hookimpl
 from labrecon.errors import ObjectsError, RecipeError, ScanError
 from labrecon.io.model import load_model
-from labrecon.learners.self_supervised import (
-    Dealing,
-    HeldOutMisfit,
-    MeasuredScan,
-    ScanSamples,
-    SelfSupervised,
-)
-from labrecon.learners.self_supervised.dealing import part_of
+from labrecon.learners.self_supervised import ScanSamples
 from labrecon.recon import reconstruct
 from labrecon.train import train
-
-QUICK = {
-    "prepare": [],
-    "network": {"name": "unrolled", "prior": "l1", "depth": 2, "start": "zero"},
-    "data": {"count": 8, "validation": 0.25},
-    "learner": {"name": "ssdu", "axes": "row"},
-    "fit": {"epochs": 2, "batch_size": 4, "learning_rate": 0.05},
-    "classical": {"skip": True},
-}
-
-
-@pytest.fixture
-def run(tmp_path, toy_host, monkeypatch):
-    """Train on the toy, quickly: without drawing, unless asked for."""
-
-    def carry_out(out: str = "run", *overrides: str, drawn: bool = False, **options):
-        with monkeypatch.context() as patch:
-            if not drawn:
-                patch.setattr("labrecon.train.run.render_training", lambda report: "<p>no report")
-            given = {"recipe": QUICK, "host": toy_host, "device": "cpu", **options}
-            return train("toy", tmp_path / out, overrides=overrides, **given)
-
-    return carry_out
-
-
-@pytest.fixture
-def scans(tmp_path) -> Path:
-    folder = tmp_path / "scans"
-    folder.mkdir()
-    for i in range(4):
-        write_toy(folder / f"scan{i}.toy", seed=i)
-    return folder
-
 
 # -- what is trained on ----------------------------------------------------------------------------
 
@@ -117,27 +76,6 @@ def test_objects_beside_scans_are_only_told(run, scans, tmp_path):
         assert torch.equal(two[name], tensor)
 
 
-def test_one_scan_is_split_inside(run, tmp_path, monkeypatch):
-    """The rows that judge are never seen, nor trained on."""
-    folder = tmp_path / "one"
-    folder.mkdir()
-    write_toy(folder / "only.toy")
-    kept = []
-
-    def watched(self, batch, old=SelfSupervised.loss):
-        kept.append([scan.held for scan, _ in batch.scans])
-        return old(self, batch)
-
-    monkeypatch.setattr(SelfSupervised, "loss", watched)
-    result = run(scans=folder)
-    told = result.summary["data"]
-    assert (told["trained_on"], told["held_out"]) == (1, 1)
-    rows = {tuple(held[0, :, 0].nonzero().flatten().tolist()) for one in kept for held in one}
-    assert len(rows) == 1
-    assert len(rows.pop()) == 6
-    assert set(result.summary["methods"][0]["metrics"]) == {"held_out_chi2", "chi2"}
-
-
 def test_of_one_stack_slices_are_held_out(run, tmp_path):
     folder = tmp_path / "one"
     folder.mkdir()
@@ -146,35 +84,6 @@ def test_of_one_stack_slices_are_held_out(run, tmp_path):
         np.savez(stream, toy=data, sigma=0.05)
     told = run(scans=folder).summary["data"]
     assert (told["trained_on"], told["held_out"]) == (4, 1)
-
-
-def test_samples_that_are_held_out_for_good_never_change_a_gradient():
-    operator = stage(8)
-    x = torch.randn(1, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    problem = Problem(operator, operator(x), Gaussian(0.5))
-    held = Dealing(("view",)).held_out(problem, 0.25, generators(1)).held
-
-    class OfMean(Scale):
-        def reconstruct(self, problem, x0=None, *, trace=False):
-            from labrecon.reconstructor import Reconstruction
-
-            return Reconstruction(self.a * problem.data.sum(-2))
-
-    found = []
-    for value in (0.0, 1e9):
-        data = torch.where(held > 0, value, problem.data)
-        scan = MeasuredScan(replace(problem, data=data), held)
-        network = OfMean()
-        terms = {"ssdu": (1.0, HeldOutMisfit(Dealing(("view",))))}
-        learner = SelfSupervised(network, operator, terms)
-        learner.loss(ScanSamples([scan]).batch([0], 0))[0].backward()
-        found.append(network.a.grad)
-    assert torch.equal(*found)
-    judged = SelfSupervised(OfMean(), operator, terms)
-    batch = ScanSamples([MeasuredScan(problem, held)], fixed=True).batch([0], 0)
-    seen = part_of(problem, 1 - held).data.sum(-2)
-    exact = ((operator(seen) - problem.data).square() * held).sum() / (held.sum() * 6 * 0.25)
-    assert judged.validate(batch)["loss"] == pytest.approx(float(exact))
 
 
 def test_the_seed_decides_everything(run, scans, tmp_path):
@@ -275,18 +184,3 @@ def test_bad_scans_are_named(run, scans, tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(ObjectsError, match="empty"):
         run("run", scans=tmp_path / "none")
-
-
-def test_a_learner_needs_a_term():
-    with pytest.raises(ValueError, match="there is none"):
-        SelfSupervised(Scale(), stage(), {})
-    with pytest.raises(ValueError, match="weight of ssdu"):
-        SelfSupervised(Scale(), stage(), {"ssdu": (0.0, HeldOutMisfit(Dealing(("view",))))})
-
-
-def test_noise_per_slice_is_refused():
-    operator = stage()
-    noise = Gaussian(torch.ones(2, 1, 1, dtype=torch.float64))
-    problem = Problem(operator, operator.range.zeros(2), noise)
-    with pytest.raises(ValueError, match="sigma for each slice"):
-        ScanSamples([MeasuredScan(problem)])

@@ -12,7 +12,7 @@ from labrecon.networks import Unrolled
 from labrecon.networks.detnet import DetNetLayer, DetNetStep, make_detnet
 from labrecon.networks.published_detnet import read_detnet
 from labrecon.noise import Gaussian, Poisson
-from labrecon.operators import BatchedMatrix, Convolution, Matrix
+from labrecon.operators import BatchedMatrix, Convolution, Identity, Matrix
 from labrecon.problem import Problem, SolverError
 from labrecon.space import Space
 
@@ -122,11 +122,13 @@ def test_released_arrays_are_read(tmp_path) -> None:
 
 def test_what_it_can_not_treat_is_told() -> None:
     network = make_detnet(Problem(Matrix(draw(6, 5)), draw(6)), depth=2)
-    with pytest.raises(SolverError, match="made for 5 real samples; Matrix has 4"):
+    with pytest.raises(SolverError, match="made for 5 samples; Matrix has 4"):
         network(Problem(Matrix(draw(6, 4)), draw(6)))
     complex_matrix = Matrix(draw(6, 5).to(torch.complex64))
     with pytest.raises(SolverError, match="stack real and imaginary part"):
         network(Problem(complex_matrix, draw(6).to(torch.complex64)))
+    with pytest.raises(SolverError, match="stack real and imaginary part"):
+        make_detnet(Problem(complex_matrix, draw(6).to(torch.complex64)))
     with pytest.raises(SolverError, match="Gaussian noise"):
         network(Problem(Matrix(draw(6, 5)), draw(6).abs(), Poisson()))
     torch.testing.assert_close(
@@ -141,6 +143,12 @@ def test_wrong_numbers_are_told(options: dict[str, float]) -> None:
     (name,) = options
     with pytest.raises(SolverError, match=name):
         make_detnet(Problem(Matrix(draw(6, 5)), draw(6)), **options)
+
+
+def test_an_object_too_large_for_dense_layers_is_refused_before_they_are_made() -> None:
+    space = Space((64, 64))
+    with pytest.raises(SolverError, match=r"an object of 4,096 samples has 1.4e\+10 numbers"):
+        make_detnet(Problem(Identity(space), torch.zeros(space.shape)))
 
 
 def test_a_step_needs_layers_and_real_values() -> None:

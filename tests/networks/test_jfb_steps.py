@@ -299,7 +299,9 @@ def test_wrong_options_are_refused_by_name(make: Make, options: dict, told: str)
 def test_counts_are_refused_before_training(make: Make) -> None:
     """The data step is a least-squares solve."""
     problem, _ = real_line()
-    counts = Problem(problem.operator, problem.data.abs(), Poisson(1.0))
+    counts = Problem(problem.operator, 1 + problem.data.abs(), Poisson(1.0))
+    with pytest.raises(SolverError, match="Gaussian"):
+        make(counts, **SMALL)
     net = make(problem, **SMALL)
     with pytest.raises(SolverError, match="Gaussian"):
         net(counts)

@@ -231,12 +231,30 @@ def test_any_operator_will_do_and_a_step_down_the_gradient_helps(name: str) -> N
     assert after < before
 
 
-def test_a_weight_can_be_learned_besides() -> None:
-    problem, _ = CASES["real 1D"]()
+def test_a_weight_can_be_learned_besides_and_decides_where_it_ends() -> None:
+    """One for all layers: with one each, checked cycles would end at the solution of none."""
+    generator = torch.Generator().manual_seed(3)
+    operator = Matrix(torch.randn(60, 12, dtype=F64, generator=generator))
+    truth = torch.randn(2, 12, dtype=F64, generator=generator)
+    problem = Problem(operator, operator(truth) + 0.1)
     net = make_learned_momentum(problem, depth=3, prior="l1", learn=["prior.weight"])
-    names = [name for name, _ in net.named_parameters()]
-    assert len([name for name in names if "prior" in name]) == 3
-    assert {"solver.step_size.raw", "solver.momentum.raw"} <= set(names)
+    (net(problem) - truth).square().sum().backward()
+    (weight,) = [p for name, p in net.named_parameters() if "prior" in name]
+    assert abs(float(weight.grad)) > 0
+    with torch.no_grad():
+        weight += 2
+    prior = L1(float(net.solver.prior.weight.detach()))
+    expected = solve(FISTA(prior=prior), problem, iterations=300).x
+    made = solve(net.solver, problem, iterations=200).x
+    torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_prior_per_layer_is_refused() -> None:
+    problem, _ = CASES["real 1D"]()
+    net = make_learned_momentum(problem, depth=3, prior="l1")
+    several = Unrolled(net.solver, 3, learn=["prior.weight"])
+    with pytest.raises(SolverError, match="tied"):
+        several(problem)
 
 
 def test_a_diverging_start_is_told() -> None:

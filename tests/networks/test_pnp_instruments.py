@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import math
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -23,6 +21,7 @@ from labrecon.prior import ImplicitPriorError, Prior, PriorError
 from labrecon.priors import L1
 from labrecon.priors.denoisers import Denoiser, DnCNN
 from labrecon.priors.drunet import DRUNet
+from labrecon.priors.spectral import spectral_normalised
 from labrecon.problem import Problem
 from labrecon.schedule import Schedule
 from labrecon.solver import SolverError, solve
@@ -178,6 +177,24 @@ def test_complex_objects_have_no_limits() -> None:
 
 # -- files -------------------------------------------------------------------------------------
 
+
+class Adding(DnCNN):
+    """Another network of the same arrays."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.residual(x)
+
+
+def half_bound() -> DnCNN:
+    return spectral_normalised(DnCNN(features=3, depth=3, batch_norm=False), bound=0.5)
+
+
+def poisoned() -> DnCNN:
+    network = DnCNN(features=3, depth=3)
+    nn.init.constant_(network.residual[0].weight, math.nan)
+    return network
+
+
 NETWORKS = {
     "drunet": lambda: DRUNet(features=3, levels=2, blocks=1),
     "drunet 1D": lambda: DRUNet(2, axes=1, features=4, levels=3, blocks=2),
@@ -195,7 +212,7 @@ def test_a_denoiser_comes_back_from_its_file(make, tmp_path: Path) -> None:
     read = read_denoiser(path)
     assert type(read) is type(network)
     assert not read.training
-    axes = 1 if getattr(network, "axes", 2) == 1 else 2
+    axes = network.axes if isinstance(network, DRUNet) else 2
     channels = network.channels + getattr(network, "noise_channel", False)
     x = torch.rand(2, channels, *[8] * axes, generator=torch.Generator().manual_seed(0))
     assert torch.equal(read(x), network(x))
@@ -206,9 +223,35 @@ def test_files_that_are_no_denoiser(tmp_path: Path) -> None:
     write_denoiser(damaged, NETWORKS["dncnn"]())
     damaged.write_bytes(damaged.read_bytes()[:-20])
     save_file({"x": torch.zeros(3)}, other)
-    for path in (damaged, other):
+    for path in (damaged, other, tmp_path):
         with pytest.raises(PriorError, match=path.name):
             read_denoiser(path)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "no JSON",
+        "3",
+        "null",
+        '"dncnn"',
+        "[]",
+        '{"kind": ["dncnn"]}',
+        '{"kind": "os"}',
+        '{"kind": "dncnn", "depth": 1}',
+        '{"kind": "dncnn", "code": "x"}',
+        '{"kind": "dncnn", "features": 3, "depth": 3}',
+    ],
+)
+def test_files_that_tell_nonsense(told: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    for tensors in ({}, {"x": torch.zeros(3)}):
+        save_file(tensors, path, {"labrecon denoiser": told})
+        with pytest.raises(PriorError, match=r"odd.* holds no denoiser"):
+            read_denoiser(path)
+
+
+def test_a_file_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(PriorError, match="there is no denoiser"):
         read_denoiser(tmp_path / "none.safetensors")
 
@@ -220,6 +263,37 @@ def test_what_is_there_is_not_overwritten_and_not_every_network_is_written(tmp_p
         write_denoiser(path, NETWORKS["dncnn"]())
     with pytest.raises(PriorError, match="Smooth"):
         write_denoiser(tmp_path / "two.safetensors", Smooth())
+
+
+@pytest.mark.parametrize("make", [half_bound, poisoned, lambda: Adding(features=3, depth=3)])
+def test_networks_that_would_come_back_as_others_are_not_written(make, tmp_path: Path) -> None:
+    path = tmp_path / "one.safetensors"
+    with pytest.raises(PriorError, match="is not this one"):
+        write_denoiser(path, make())
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("kind", [DnCNN, DRUNet])
+def test_the_network_of_a_file_says_how_many_axes_it_has(kind, axes: int, tmp_path: Path) -> None:
+    path = tmp_path / "one.safetensors"
+    network = kind(axes=axes, features=3).eval()
+    write_denoiser(path, network)
+    level = {"noise_level": 0.1} if kind is DRUNet else {}
+    prior = denoiser_from_file(file=str(path), **level)
+    x = torch.rand(2, 3, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = Denoiser(network, axes=axes, **level).prox(x, 1.0)
+    assert torch.equal(prior.prox(x, 1.0), expected)
+    pnp = make_pnp(
+        Problem(Identity(Space((8, 8, 8))), x),
+        solver="ista",
+        denoiser=str(path),
+        depth=1,
+        start="zero",
+        step_size=1.0,
+        **level,
+    )
+    torch.testing.assert_close(pnp(Problem(Identity(Space((8, 8, 8))), x)), expected)
 
 
 def test_a_file_is_a_prior_of_recipes_and_a_denoiser_of_make_pnp(tmp_path: Path) -> None:
@@ -246,18 +320,3 @@ def test_a_file_is_a_prior_of_recipes_and_a_denoiser_of_make_pnp(tmp_path: Path)
     torch.testing.assert_close(pnp(problem).detach(), expected)
     with pytest.raises(PriorError, match="needs noise_level or weight"):
         denoiser_from_file(file=str(path))
-
-
-# -- against the classical priors ----------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def example() -> ModuleType:
-    path = Path(__file__).parents[2] / "examples" / "plug_and_play.py"
-    spec = importlib.util.spec_from_file_location("plug_and_play_example", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module

@@ -180,8 +180,9 @@ class Dealing:
 
     def _part(self, problem: Problem, held: Tensor, free: Tensor, kept: Tensor) -> Part:
         dtype = problem.data.real.dtype
-        ratio = free.sum(1, keepdim=True) / (free & ~held).sum(1, keepdim=True)
-        gain = torch.where(free & ~held, ratio, kept.to(ratio)).to(dtype)
+        seen = free & ~held
+        ratio = free.sum(1, keepdim=True).to(dtype) / seen.sum(1, keepdim=True)
+        gain = torch.where(seen, ratio, kept.to(dtype))
         shaped = self._shaped(gain, problem)
         return Part(part_of(problem, shaped), self._shaped(held.to(dtype), problem), shaped)
 

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from labrecon.learners.self_supervised.levels import clean_of, drawn, level_known, variance
+from labrecon.learners.self_supervised.levels import (
+    clean_of,
+    counting,
+    drawn,
+    level_known,
+    offset,
+    variance,
+)
 from labrecon.learners.self_supervised.term import Pass, Term
 from labrecon.learners.self_supervised.transforms import check_transforms, transformed
 from labrecon.options import flag
@@ -50,14 +57,16 @@ class Equivariance(Term):
         """The difference of each slice, in the unit of χ²."""
         problem, operator = run.problem, run.problem.operator
         turned = transformed(run.estimate, self.transforms, run.generators)
-        data = operator(turned)
+        clean = operator(turned)
+        data = clean + offset(problem.noise, clean)
         known = level_known(problem)
         if self.noisy and known:
-            data = data + drawn(problem, data, run.generators)
+            data = data + drawn(problem, clean, run.generators)
         error = squared_norm(run.reconstruct(data) - turned, operator.domain.ndim)
         with torch.no_grad():
             # Of the object as it was seen: turned, it may be out of sight.
-            seen = squared_norm(operator(run.estimate), operator.range.ndim)
+            sight = torch.where(counting(problem), operator(run.estimate), 0)
+            seen = squared_norm(sight, operator.range.ndim)
             power = squared_norm(run.estimate, operator.domain.ndim).clamp_min(1e-30)
             level = _level(problem, known)
         return error * seen / power / level
@@ -68,7 +77,6 @@ def _level(problem: Problem, known: bool) -> Tensor:
     if known:
         spread = variance(problem, clean_of(problem.noise, problem.data))
     else:
-        like = torch.ones_like(problem.data.real)
-        spread = like if problem.weights is None else (problem.weights > 0) * like
+        spread = counting(problem).to(problem.data.real.dtype)
     parts = 2 if problem.data.is_complex() else 1
     return parts * spread.flatten(-problem.operator.range.ndim).sum(-1)

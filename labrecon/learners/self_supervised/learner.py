@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from labrecon.learner import Learner
-from labrecon.learners.self_supervised.dealing import part_of
 from labrecon.learners.self_supervised.misfit import misfit
 from labrecon.learners.self_supervised.scans import MeasuredScan, ScanBatch
 from labrecon.learners.self_supervised.term import DataTerm, Pass, Term
@@ -124,8 +123,9 @@ class SelfSupervised(Learner):
                 judged = misfit(scan.problem, run.estimate, scan.held)
                 found = {"loss": float(judged.mean().detach())}
             if scan.truth is not None:
+                estimate = run.estimate.detach()
                 for name, metric in self.metrics.items():
-                    pairs = zip(run.estimate, scan.truth, strict=True)
+                    pairs = zip(estimate, scan.truth, strict=True)
                     found[name] = math.fsum(metric(x, t) for x, t in pairs) / count
             for name, one in found.items():
                 sums[name] = sums.get(name, 0.0) + count * one
@@ -154,10 +154,8 @@ class SelfSupervised(Learner):
     def _passes(self, batch: ScanBatch) -> Iterator[tuple[Pass, MeasuredScan]]:
         for scan, generators in batch.scans:
             moved = _moved(scan, self._device(scan.problem.data))
-            problem = moved.problem
-            if moved.held is not None:
-                problem = part_of(problem, 1 - moved.held)
-            yield Pass(self.network, problem, generators, self.data_term), moved
+            gain = moved.gain
+            yield Pass(self.network, moved.trained_on, generators, self.data_term, gain), moved
 
     def _device(self, otherwise: Tensor) -> torch.device:
         tensors = itertools.chain(
@@ -173,4 +171,4 @@ def _moved(scan: MeasuredScan, device: torch.device) -> MeasuredScan:
     problem = scan.problem
     data, weights = problem.data.to(device), there(problem.weights)
     moved = Problem(problem.operator.to(device), data, problem.noise.to(device), weights)
-    return MeasuredScan(moved, there(scan.held), there(scan.truth))
+    return MeasuredScan(moved, there(scan.gain), there(scan.truth))

@@ -10,7 +10,7 @@ from torch import Tensor
 from labrecon.noise import Gaussian, Noise, NoiseError, PoissonGaussian, Scaled
 from labrecon.problem import Problem
 
-__all__ = ["clean_of", "drawn", "level_known", "offset", "require_level", "variance"]
+__all__ = ["clean_of", "counting", "drawn", "level_known", "offset", "require_level", "variance"]
 
 
 def level_known(problem: Problem) -> bool:
@@ -56,25 +56,41 @@ def clean_of(noise: Noise, measured: Tensor) -> Tensor:
     return counts - offset(noise, measured)
 
 
+def counting(problem: Problem) -> Tensor:
+    """Which samples count, in the shape of the data: those of positive weight."""
+    if problem.weights is None:
+        return torch.ones_like(problem.data, dtype=torch.bool)
+    return (problem.weights > 0).expand(problem.data.shape)
+
+
 def variance(problem: Problem, predicted: Tensor) -> Tensor:
     """Variance of each sample around ``predicted``, per real part; 0 where the weight is 0.
 
     Weights other than 0 and 1 divide it, as they do in the data term.
     """
-    found = problem.noise.variance(predicted).expand(predicted.shape)
-    if problem.weights is None:
-        return found
-    counted = problem.weights > 0
-    return torch.where(counted, found / torch.where(counted, problem.weights, 1.0), 0.0)
+    return _weighed(problem, problem.noise.variance(predicted).expand(predicted.shape), 1)
 
 
 def drawn(problem: Problem, predicted: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Noise of data around ``predicted``, of mean 0; 0 where the weight is 0."""
-    noise = problem.noise
-    pairs = zip(predicted.detach(), generators, strict=True)
-    made = torch.stack([noise.sample(clean, generator) for clean, generator in pairs])
-    noisy = made - predicted.detach() - offset(noise, predicted)
+    """Noise of data around ``predicted``, of mean 0; 0 where the weight is 0.
+
+    Where counts would be negative, as a network may predict them, there is no photon noise.
+    """
+    noise, predicted = problem.noise, predicted.detach()
+    gain: Tensor | float = 1.0
+    if isinstance(noise, Scaled):
+        # In its own units, where the background cancels to the last bit.
+        gain = noise.gain.to(predicted.real.dtype)
+        noise = noise.noise
+    clean = clean_of(noise, gain * predicted + offset(noise, predicted))
+    pairs = zip(clean, generators, strict=True)
+    made = torch.stack([noise.sample(one, generator) for one, generator in pairs])
+    return _weighed(problem, (made - clean - offset(noise, predicted)) / gain, 0.5)
+
+
+def _weighed(problem: Problem, values: Tensor, power: float) -> Tensor:
+    """``values / wᵖ``; 0 where the weight is 0."""
     if problem.weights is None:
-        return noisy
+        return values
     counted = problem.weights > 0
-    return torch.where(counted, noisy / torch.where(counted, problem.weights, 1.0).sqrt(), 0.0)
+    return torch.where(counted, values / torch.where(counted, problem.weights, 1.0) ** power, 0.0)

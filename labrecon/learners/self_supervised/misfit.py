@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from labrecon.learners.self_supervised.levels import offset
 from labrecon.learners.self_supervised.term import Pass, Term
 from labrecon.problem import Problem
 
@@ -45,7 +46,7 @@ def normalised_misfit(problem: Problem, x: Tensor, counted: Tensor | None = None
     weights = _counted(problem, counted)
     space = problem.operator.range
     inside = (weights > 0).expand(problem.data.shape)
-    error = torch.where(inside, problem.operator(x) - problem.data, 0).flatten(-space.ndim)
+    error = torch.where(inside, _residual(problem, x), 0).flatten(-space.ndim)
     data = torch.where(inside, problem.data, 0).flatten(-space.ndim)
     tiny = torch.finfo(data.real.dtype).tiny
     found = error.new_zeros(error.shape[:-1], dtype=data.real.dtype)
@@ -67,7 +68,7 @@ def object_misfit(problem: Problem, x: Tensor, counted: Tensor | None = None) ->
     axes = tuple(range(-space.ndim, 0))
     share = inside.to(weights.dtype).mean(axes, keepdim=True)
     # As loud as if all counted: an inversion adds up what each acquisition gives.
-    error = torch.where(inside, operator(x) - problem.data, 0) / share
+    error = torch.where(inside, _residual(problem, x), 0) / share
     return operator.initial(error).abs().square().flatten(-operator.domain.ndim).mean(-1)
 
 
@@ -91,6 +92,12 @@ class Consistency(Term):
     def __call__(self, run: Pass) -> Tensor:
         """χ² of each slice."""
         return misfit(run.problem, run.estimate)
+
+
+def _residual(problem: Problem, x: Tensor) -> Tensor:
+    """``A x + b − y`` with the background ``b`` of the noise."""
+    predicted = problem.operator(x)
+    return predicted + offset(problem.noise, predicted) - problem.data
 
 
 def _counted(problem: Problem, counted: Tensor | None) -> Tensor:

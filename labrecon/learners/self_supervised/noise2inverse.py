@@ -9,6 +9,7 @@ from torch import Tensor
 
 from labrecon.learners.self_supervised.dealing import Dealing, Part, part_of
 from labrecon.learners.self_supervised.inversion import require_linear_inversion
+from labrecon.learners.self_supervised.levels import offset
 from labrecon.learners.self_supervised.term import Pass, Term
 from labrecon.options import whole
 from labrecon.problem import Problem
@@ -53,7 +54,7 @@ class Noise2Inverse(Term):
         many = self.dealing.sections(run.problem, self.splits, drawn)
         one = _complement(many, run.problem)
         seen, other = (many, one) if self.strategy == "X:1" else (one, many)
-        target = inverted(other, run.problem)
+        target = inverted(other, run)
         error = run.reconstruct_part(seen) - target
         return error.abs().square().flatten(-run.problem.operator.domain.ndim).mean(-1)
 
@@ -73,9 +74,10 @@ def averaged(term: Noise2Inverse, run: Pass) -> Tensor:
     return total / term.splits
 
 
-def inverted(part: Part, problem: Problem) -> Tensor:
-    """The operator's direct inversion of a part, on the scale of all data."""
-    return problem.operator.initial(part.gain * part.problem.data)
+def inverted(part: Part, run: Pass) -> Tensor:
+    """The operator's direct inversion of a part, without background, on the scale of all data."""
+    signal = part.problem.data - offset(run.problem.noise, part.problem.data)
+    return run.problem.operator.initial(run.gain_of(part) * signal)
 
 
 def _complement(part: Part, problem: Problem) -> Part:

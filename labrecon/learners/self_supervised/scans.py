@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from labrecon.learners.samples import sample_generator
+from labrecon.learners.self_supervised.dealing import part_of
 from labrecon.problem import Problem
 
 __all__ = ["MeasuredScan", "ScanBatch", "ScanSamples"]
@@ -20,14 +21,26 @@ class MeasuredScan:
 
     Attributes:
         problem: operator, data ``(*batch, *range.shape)``, the declared noise, weights.
-        held: 1 for samples that are never trained on, and on which the network is judged;
-            broadcasts to the data. None: the learner's own loss judges.
+        gain: 0 for samples that are never trained on, and on which the network is judged; by how
+            much the others are weighted up, as in `Part`. Broadcasts to the data. None: the
+            learner's own loss judges.
         truth: the object where it is known, for reports; it has no part in training.
     """
 
     problem: Problem
-    held: Tensor | None = None
+    gain: Tensor | None = None
     truth: Tensor | None = None
+
+    @property
+    def held(self) -> Tensor | None:
+        """1 for samples that are never trained on."""
+        return None if self.gain is None else (self.gain == 0).to(self.gain.dtype)
+
+    @property
+    def trained_on(self) -> Problem:
+        """The problem without them."""
+        held = self.held
+        return self.problem if held is None else part_of(self.problem, 1 - held)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +109,10 @@ def _slices(number: int, scan: MeasuredScan) -> list[tuple[int, MeasuredScan]]:
     if scan.truth is not None:
         every = scan.truth.reshape(len(data), *problem.operator.domain.shape)
         truths = [every[j : j + 1] for j in range(len(data))]
-    parts = zip(cut(problem.weights), cut(scan.held), truths, strict=True)
+    parts = zip(cut(problem.weights), cut(scan.gain), truths, strict=True)
     return [
-        (number, MeasuredScan(replace(problem, data=data[j : j + 1], weights=w), held, truth))
-        for j, (w, held, truth) in enumerate(parts)
+        (number, MeasuredScan(replace(problem, data=data[j : j + 1], weights=w), gain, truth))
+        for j, (w, gain, truth) in enumerate(parts)
     ]
 
 
@@ -109,7 +122,7 @@ def _joined(scans: Sequence[MeasuredScan]) -> MeasuredScan:
     weights = _together([scan.problem.weights for scan in scans])
     return MeasuredScan(
         replace(first.problem, data=data, weights=weights),
-        _together([scan.held for scan in scans]),
+        _together([scan.gain for scan in scans]),
         _together([scan.truth for scan in scans]),
     )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from labrecon.learners.self_supervised.inversion import require_linear_inversion
 from labrecon.learners.self_supervised.levels import (
     clean_of,
+    counting,
     drawn,
     offset,
     require_level,
@@ -66,36 +67,44 @@ class Risk(Term):
         problem, operator = run.problem, run.problem.operator
         clean = clean_of(problem.noise, problem.data)
         spread = variance(problem, clean)
-        precision = _precision(problem, spread)
+        counted = counting(problem)
         noise = drawn(problem, clean, run.generators)
         predicted = operator(run.estimate) + offset(problem.noise, clean)
         moved = operator(run.reconstruct(problem.data + self.step * noise))
         change = (moved - operator(run.estimate)) / self.step
         residual = predicted - problem.data
+        residual, change = (torch.where(counted, values, 0) for values in (residual, change))
         if self.where == "object":
             residual, change, noise = (operator.initial(v) for v in (residual, change, noise))
             space, power = operator.domain, noise.abs().square()
             count: Tensor | int = space.size
         else:
+            precision = _precision(problem, spread)
             root = precision.sqrt()
             residual, change, noise = root * residual, root * change, root * noise
             space, power = operator.range, _parts(problem.data) * precision * spread
-            count = (spread > 0).expand(problem.data.shape).flatten(-space.ndim).sum(-1)
+            count = counted.flatten(-space.ndim).sum(-1)
         risk = residual.abs().square() - power + 2 * (noise.conj() * change).real
         return risk.flatten(-space.ndim).sum(-1) / (_parts(noise) * count)
 
 
 def _precision(problem: Problem, spread: Tensor) -> Tensor:
-    """``1/σ²``, or its mean where it depends on the data; 0 where nothing counts."""
-    counted = spread > 0
+    """``1/σ²``; of the mean ``σ²`` where that depends on the data. 0 where the weight is 0."""
+    counted = counting(problem)
     zeros = torch.zeros_like(problem.data.real)
     known = problem.noise.variance(clean_of(problem.noise, zeros))
     if torch.equal(known, problem.noise.variance(clean_of(problem.noise, problem.data))):
-        return torch.where(counted, 1 / torch.where(counted, spread, 1.0), 0.0)
+        return _inverse(spread, counted)
     ndim = problem.operator.range.ndim
     axes = tuple(range(-ndim, 0))
     mean = spread.sum(axes, keepdim=True) / counted.sum(axes, keepdim=True).clamp_min(1)
-    return torch.where(counted, 1 / mean, 0.0)
+    return _inverse(mean, counted)
+
+
+def _inverse(spread: Tensor, counted: Tensor) -> Tensor:
+    # Data without a single count say nothing of their noise.
+    known = counted & (spread > 0)
+    return torch.where(known, 1 / torch.where(known, spread, 1.0), 0.0)
 
 
 def _parts(values: Tensor) -> int:

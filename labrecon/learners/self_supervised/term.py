@@ -30,6 +30,8 @@ class Pass:
         network: what is trained.
         problem: as measured, with the declared noise, ``(batch, *range.shape)``.
         generators: one per slice, for whatever a term draws.
+        gain: 0 for samples that are held out for good, and by how much the others are weighted up
+            meanwhile, as in `Part`; None where none are.
         terms: the network's own losses, by name, of each time it was asked.
 
     Args:
@@ -38,6 +40,7 @@ class Pass:
         generators: likewise.
         data_term: "unit": the network is given ``½‖A x − y‖²`` over the samples that count;
             "noise": the likelihood of the declared noise.
+        gain: likewise.
     """
 
     def __init__(
@@ -46,11 +49,13 @@ class Pass:
         problem: Problem,
         generators: Sequence[torch.Generator],
         data_term: DataTerm = "unit",
+        gain: Tensor | None = None,
     ) -> None:
         self.network = network
         self.problem = problem
         self.generators = generators
         self.data_term = data_term
+        self.gain = gain
         self.terms: dict[str, list[Tensor]] = {}
 
     @cached_property
@@ -60,25 +65,32 @@ class Pass:
 
     def reconstruct(self, data: Tensor) -> Tensor:
         """What the network makes of other data of the same acquisition."""
-        return self._ask(self._view(replace(self.problem, data=data, prepared=None)))
+        return self._seen(replace(self.problem, data=data, prepared=None), self.gain)
 
     def reconstruct_part(self, part: Part) -> Tensor:
-        """What it makes of some of the samples.
+        """What it makes of some of the samples."""
+        return self._seen(self.problem, self.gain_of(part))
 
-        A direct inversion knows no weights, but adds up what each acquisition gives: it is scaled
-        by its data instead. So is the first estimate of an unrolled network.
+    def gain_of(self, part: Part) -> Tensor:
+        """By how much the samples of a part are weighted up, to be as strong as all of the scan."""
+        return part.gain if self.gain is None else self.gain * part.gain
+
+    def _seen(self, problem: Problem, gain: Tensor | None) -> Tensor:
+        """A direct inversion knows no weights, but adds up what each acquisition gives.
+
+        It is scaled by its data instead. So is the first estimate of an unrolled network.
         """
-        seen = part_of(self._view(self.problem), part.gain)
-        louder = replace(seen, data=part.gain * seen.data)
+        view = with_unit_noise(problem) if self.data_term == "unit" else problem
+        if gain is None:
+            return self._ask(view)
+        seen = part_of(view, gain)
+        louder = replace(seen, data=gain * seen.data)
         network = self.network
         if not isinstance(network, Unrolled):
             return self._ask(seen)
         if isinstance(network.solver, Direct):
             return self._ask(louder)
         return self._ask(seen, first_estimate(network.start, louder, None))
-
-    def _view(self, problem: Problem) -> Problem:
-        return with_unit_noise(problem) if self.data_term == "unit" else problem
 
     def _ask(self, problem: Problem, x0: Tensor | None = None) -> Tensor:
         made = self.network.reconstruct(problem, x0)
