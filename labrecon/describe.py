@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from labrecon import stages
+from labrecon import reading
 from labrecon.errors import RecipeError, ScanError
 from labrecon.experiment import Experiment
 from labrecon.instrument import Instrument, Scan
@@ -91,7 +91,7 @@ def describe_file(path: Path, host: Host, instrument: str | None = None) -> Desc
     for name in names:
         try:
             candidate = find_instrument(name, host)
-            return _describe_scan(path, candidate, stages.read(candidate, path, host))
+            return _describe_scan(path, candidate, reading.read(candidate, path, host))
         except RecipeError as error:
             if instrument:
                 raise

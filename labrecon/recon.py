@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from labrecon import stages
+from labrecon import reading, stages
 from labrecon.errors import Interrupted, LabreconError, ModelError, OutputError, ScanError
 from labrecon.halves import acquisition_axis, agreement, half_tasks, shared_start
 from labrecon.instrument import Instrument, Scan
@@ -144,7 +144,7 @@ def load(job: Job, path: Path) -> tuple[Scan, Inputs]:
         ScanError: it can not be read.
     """
     with job.clock("read"):
-        scan = stages.read(job.instrument, path, job.host)
+        scan = reading.read(job.instrument, path, job.host)
     with job.clock("hash"):
         return scan, _hashes(path, scan)
 
@@ -216,7 +216,7 @@ def compute(
     """
     plan, *others = job.plans
     with job.clock("prepare"):
-        prepared = stages.prepare(job.instrument, scan, plan)
+        prepared = reading.prepare(job.instrument, scan, plan)
     with job.clock("operator"):
         operator = job.operators.get(job.instrument, prepared.geometry, plan.operator, job.device)
         _require_trained_for(job, prepared, operator)
@@ -322,7 +322,7 @@ def _require_trained_for(job: Job, scan: Scan, operator: Operator) -> None:
 
 
 def _comparison(job: Job, plan: Plan, main: Outcome) -> Task:
-    scan = stages.prepare(job.instrument, main.task.scan, plan)
+    scan = reading.prepare(job.instrument, main.task.scan, plan)
     # Steps that leave the geometry alone hand on the same object.
     same = scan.geometry is main.task.scan.geometry and plan.operator == main.task.plan.operator
     operator = main.task.problem.operator if same else None

@@ -12,7 +12,7 @@ import torch
 from labrecon.errors import OutputError, RecipeError
 from labrecon.instrument import Instrument, ReaderError, Scan
 from labrecon.plugins import Host
-from labrecon.stages import read_geometry, readers_of
+from labrecon.reading import read_geometry, readers_of
 
 __all__ = ["simulate_file"]
 

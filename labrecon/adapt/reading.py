@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labrecon import stages
+from labrecon import reading
 from labrecon.batch.inventory import find, is_pattern, require_files
 from labrecon.errors import LabreconError, ObjectsError, ScanError
 from labrecon.instrument import Instrument, Scan
@@ -29,7 +29,7 @@ def find_scans(scans: Sequence[str | Path], instrument: Instrument, host: Host) 
     Raises:
         ScanError: there are none.
     """
-    readers = stages.readers_of(instrument, host)
+    readers = reading.readers_of(instrument, host)
     patterns = []
     for text in map(str, scans):
         path = Path(text)
@@ -47,7 +47,7 @@ def find_scans(scans: Sequence[str | Path], instrument: Instrument, host: Host) 
 def prepared_scan(instrument: Instrument, path: Path, plan: Plan, host: Host) -> Scan:
     """A scan as the network takes it; errors name the file."""
     try:
-        return stages.prepare(instrument, stages.read(instrument, path, host), plan)
+        return reading.prepare(instrument, reading.read(instrument, path, host), plan)
     except LabreconError as error:
         told = str(error)
         raise type(error)(told if str(path) in told else f"{path}: {told}") from error

@@ -17,7 +17,7 @@ from labrecon.batch.tasks import Setup, model_hash
 from labrecon.errors import ScanError
 from labrecon.job import assemble_job
 from labrecon.plugins import Host
-from labrecon.stages import readers_of
+from labrecon.reading import readers_of
 from labrecon.uncertainty.asked import check_asked
 
 __all__ = ["reconstruct_batch"]

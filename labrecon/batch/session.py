@@ -30,7 +30,7 @@ from labrecon.batch.view import Report
 from labrecon.errors import OutputError
 from labrecon.job import Job
 from labrecon.plugins import Host
-from labrecon.stages import readers_of
+from labrecon.reading import readers_of
 
 __all__ = ["BatchResult", "CrewMaker", "held", "local_crew", "make_ready", "work"]
 

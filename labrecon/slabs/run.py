@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from labrecon import stages
+from labrecon import reading, stages
 from labrecon.arrays import Array
 from labrecon.chunks import why_coupled
 from labrecon.errors import Interrupted, RecipeError, ReconstructionError, ScanError
@@ -155,7 +155,7 @@ class SlabRun:
     def _prepared(self, scan: Scan) -> Scan:
         plan = self.job.plans[0]
         with self.job.clock("prepare"):
-            return stages.prepare(self.job.instrument, scan, plan)
+            return reading.prepare(self.job.instrument, scan, plan)
 
     def _pose(self, scan: Scan, plan: Plan) -> Task:
         job = self.job

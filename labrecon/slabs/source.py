@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from labrecon import stages
+from labrecon import reading
 from labrecon.errors import LabreconError, ScanError
 from labrecon.instrument import ReaderError, Scan
 from labrecon.io.provenance import hash_inputs
@@ -39,7 +39,7 @@ class Source:
 
     def __init__(self, job: Job, path: Path) -> None:
         self.job, self.path = job, path
-        self.format, reader = stages.find_reader(job.instrument, path, job.host)
+        self.format, reader = reading.find_reader(job.instrument, path, job.host)
         self.reader: Any = reader
         if not hasattr(self.reader, "read_part"):
             raise ScanError(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from labrecon import plugins, stages, tomlfile
+from labrecon import plugins, reading, stages, tomlfile
 from labrecon.errors import RecipeError
 from labrecon.instrument import Instrument, Scan
 from labrecon.learner import Learner
@@ -210,8 +210,8 @@ def _geometry(
     if pairs:
         return pairs[0][2].geometry
     if geometry is not None:
-        return stages.read_geometry(instrument, Path(geometry))
+        return reading.read_geometry(instrument, Path(geometry))
     if scan is not None:
-        read = stages.read(instrument, Path(scan), host)
-        return stages.prepare(instrument, read, plan).geometry
+        read = reading.read(instrument, Path(scan), host)
+        return reading.prepare(instrument, read, plan).geometry
     return instrument.example()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from labrecon import stages
+from labrecon import reading, stages
 from labrecon.errors import LabreconError, ObjectsError, RecipeError, ScanError
 from labrecon.instrument import Instrument, Scan
 from labrecon.io.objects import object_files, read_objects
@@ -71,7 +71,7 @@ def read_pairs(
     found = []
     for path in files:
         try:
-            scan = stages.prepare(instrument, stages.read(instrument, path, host), plan)
+            scan = reading.prepare(instrument, reading.read(instrument, path, host), plan)
         except LabreconError as error:
             told = str(error)
             raise type(error)(told if str(path) in told else f"{path}: {told}") from error

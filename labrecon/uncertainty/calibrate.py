@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from labrecon import stages
+from labrecon import reading, stages
 from labrecon.errors import ModelError, ObjectsError, OutputError, RecipeError
 from labrecon.instrument import Instrument
 from labrecon.io.atomic import write_file
@@ -151,10 +151,10 @@ def _geometry(job: Job, geometry: str | Path | None, scan: str | Path | None) ->
     if model is not None:
         return job.instrument.Geometry.model_validate(model.card.geometry)
     if geometry is not None:
-        return stages.read_geometry(job.instrument, Path(geometry))
+        return reading.read_geometry(job.instrument, Path(geometry))
     if scan is not None:
-        read = stages.read(job.instrument, Path(scan), job.host)
-        return stages.prepare(job.instrument, read, job.plans[0]).geometry
+        read = reading.read(job.instrument, Path(scan), job.host)
+        return reading.prepare(job.instrument, read, job.plans[0]).geometry
     return job.instrument.example()
 
 
