@@ -12,6 +12,9 @@ from labrecon.commands import Debug, Device, Json, Objects, print_json, print_ro
 
 __all__ = ["adapt"]
 
+#: Numbers that are calibrated, of which the terminal shows so many.
+SHOWN = 8
+
 
 def adapt(
     run: Annotated[Path, typer.Argument(help="Run folder of `labrecon train`.")],
@@ -44,6 +47,12 @@ def adapt(
     """Adapt a trained network to an instrument that has drifted since."""
     from labrecon.adapt import adapt as carry_out
 
+    said: list[str] = []
+
+    def tell(text: str) -> None:
+        said.append(text)
+        typer.echo(text, err=True)
+
     with progress.shown(quiet=as_json) as watcher:
         result = carry_out(
             run,
@@ -57,12 +66,14 @@ def adapt(
             instrument=instrument,
             device=device,
             watcher=watcher,
+            tell=tell,
         )
     if as_json:
         print_json({**result.summary, "already_done": result.already_done})
         return
-    for warning in result.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+    for warning in (f"warning: {one}" for one in result.warnings):
+        if warning not in said:
+            typer.echo(warning, err=True)
     _tell(result.summary, result.already_done)
 
 
@@ -71,8 +82,14 @@ def _tell(told: dict[str, Any], already_done: bool) -> None:
         typer.echo("this run is done; name another folder to adapt again")
     for line in told["differences"]:
         typer.echo(f"changed: {line}")
-    for name, value in told["calibrated"].items():
-        typer.echo(f"calibrated: {name} {value}")
+    for one in told["calibration"][:SHOWN]:
+        unit = f" {one['unit']}" if one["unit"] else ""
+        typer.echo(
+            f"calibrated: {one['label']} {one['value']:.4g}{unit} (before: {one['start']:.4g}); "
+            "no error is estimated"
+        )
+    if len(told["calibration"]) > SHOWN:
+        typer.echo(f"calibrated: {len(told['calibration']) - SHOWN} more, in provenance.json")
     training = told["training"]
     if training["steps"]:
         typer.echo(

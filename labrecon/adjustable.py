@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +26,7 @@ class Adjustable(nn.Module):
         super().__init__()
         self._designs: dict[str, FeasibleSet] = {}
         self._nuisances: dict[str, FeasibleSet | None] = {}
+        self._numbers: dict[str, tuple[str, ...]] = {}
 
     @property
     def name(self) -> str:
@@ -39,11 +40,25 @@ class Adjustable(nn.Module):
         return parameter
 
     def nuisance(
-        self, name: str, value: Tensor, feasible: FeasibleSet | None = None
+        self,
+        name: str,
+        value: Tensor,
+        feasible: FeasibleSet | None = None,
+        *,
+        numbers: Sequence[str] = (),
     ) -> nn.Parameter:
-        """Register a calibration unknown: a rotation centre, an LED shift, a delay."""
+        """Register a calibration unknown: a rotation centre, an LED shift, a delay.
+
+        ``numbers`` says what each number of a vector is, such as ``("y", "x")``, for reports.
+        """
+        if numbers and len(numbers) != value.numel():
+            raise ValueError(
+                f"{self.name}: the nuisance {name!r} has {value.numel()} numbers, and names for "
+                f"{len(numbers)}: {', '.join(numbers)}"
+            )
         parameter = self._register(name, value)
         self._nuisances[name] = feasible
+        self._numbers[name] = tuple(numbers)
         return parameter
 
     def _register(self, name: str, value: Tensor) -> nn.Parameter:
@@ -63,6 +78,27 @@ class Adjustable(nn.Module):
     def nuisances(self) -> Mapping[str, FeasibleSet | None]:
         """Calibration unknowns of this and its parts, by dotted name."""
         return self._named(lambda part: part._nuisances)
+
+    def short_name(self, name: str) -> str:
+        """The last part of a nuisance's dotted name; all of it where another ends so, too."""
+        known = self.nuisances
+        self._require_known([name], known)
+        last = name.rpartition(".")[2]
+        return last if [each.rpartition(".")[2] for each in known].count(last) == 1 else name
+
+    def labels_of(self, name: str) -> tuple[str, ...]:
+        """What each number of a nuisance is called: ``centre``; ``delay y`` and ``delay x``.
+
+        Numbers that the operator does not name are counted: ``offset.0``.
+        """
+        called = self.short_name(name)
+        value = self.get_parameter(name)
+        if not value.ndim:
+            return (called,)
+        told = self._named(lambda part: part._numbers)[name]
+        if told:
+            return tuple(f"{called} {number}" for number in told)
+        return tuple(f"{called}.{i}" for i in range(value.numel()))
 
     def _named(self, registered: Callable[[Adjustable], Mapping[str, Any]]) -> dict[str, Any]:
         """What the parts register, by dotted name, without what `at` has fixed to a value."""

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from labrecon.commands import Debug, Json, print_json, print_rows
+from labrecon.durations import in_words
 from labrecon.errors import ScansFailed
+from labrecon.progress import timing
 
 if TYPE_CHECKING:
     from labrecon.batch.policy import Spectator
@@ -226,7 +228,7 @@ class _Lines:
         if now - self._told < PAUSE or not made or over == total:
             return
         self._told = now
-        left = datetime.timedelta(seconds=round((now - self._begin) / made * (total - over)))
+        left = in_words((now - self._begin) / made * (total - over))
         failed = f", {counts['failed']} failed" if counts["failed"] else ""
         typer.echo(f"{over} of {total}{failed}; about {left} left", err=True)
 
@@ -246,11 +248,8 @@ class _Bar:
             progress.SpinnerColumn(),
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
-            progress.MofNCompleteColumn(),
             progress.TextColumn("{task.fields[failed]}"),
-            progress.TimeElapsedColumn(),
-            progress.TextColumn("left"),
-            progress.TimeRemainingColumn(),
+            *timing(),
             console=Console(stderr=True),
             transient=True,
         )

@@ -13,7 +13,9 @@ import importlib.util
 import json
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -30,14 +32,15 @@ EXIT_CODES = """Exit codes:
 \b
   0    done
   1    an unexpected error (--debug shows the traceback)
-  2    wrong usage, recipe or name
-  3    the scan can not be read or prepared
-  4    the reconstruction failed (memory, divergence)
-  5    the output can not be written
+  2    wrong usage, recipe or name; a model or a run of something else
+  3    the scan, or objects to train on, can not be read or prepared
+  4    the reconstruction or the training failed (memory, divergence)
+  5    the output can not be written, or a learned design can not be realised
   6    a check of `labrecon check` failed
   7    a batch is finished, and some of its scans failed
   8    `labrecon reproduce` got another volume
-  130  interrupted; a solve can go on with --resume, a batch by the same command
+  130  interrupted; a solve goes on with --resume, a batch, a training or a design
+       study by the same command
 """
 
 
@@ -111,7 +114,8 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(*args: Any, **options: Any) -> Any:
         caught: BaseException
         try:
-            return function(*args, **options)
+            with _warnings_in_a_line(raw=bool(options.get("debug"))):
+                return function(*args, **options)
         except LabreconError as error:
             message, code, caught = str(error), error.exit_code, error
         except KeyboardInterrupt as error:
@@ -131,6 +135,24 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         raise typer.Exit(code)
 
     return command
+
+
+@contextmanager
+def _warnings_in_a_line(*, raw: bool) -> Iterator[None]:
+    """Python's warnings as people read them, each once."""
+    if raw:
+        yield
+        return
+    told: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in told:
+            told.add(str(message))
+            typer.echo(f"warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _say(message: str) -> None:

@@ -48,12 +48,19 @@ def describe(
     instrument: Annotated[
         str | None, typer.Option(help="Read the file as one of this instrument.")
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="RECIPE", help="Print this recipe of the instrument as TOML."),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Show what a file holds, or what an instrument, solver, prior, … is and takes."""
     from labrecon.describe import describe as look
 
+    if recipe is not None:
+        _print_recipe(name, recipe, as_json)
+        return
     found = look(name, host(), instrument)
     if as_json:
         print_json({"name": found.name, "kind": found.kind, **found.parts})
@@ -65,6 +72,18 @@ def describe(
         if rows:
             typer.echo("\n" + typer.style(title, bold=True))
             print_rows([(str(key), str(value)) for key, value in rows.items()])
+
+
+def _print_recipe(name: str, recipe: str, as_json: bool) -> None:
+    from labrecon import tomlfile
+    from labrecon.describe import recipe_of
+    from labrecon.plan import find_instrument
+
+    values = recipe_of(find_instrument(name, host()), recipe)
+    if as_json:
+        print_json(dict(values))
+    else:
+        typer.echo(tomlfile.dumps(values), nl=False)
 
 
 def check(
@@ -148,16 +167,32 @@ def simulate(
     geometry: Annotated[
         Path | None, typer.Option(help="JSON of the acquisition [the instrument's example].")
     ] = None,
+    nuisance: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE[,VALUE…]",
+            help="Simulate with this value of a calibration unknown; the file does not tell it.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Simulate a scan and write it as the instrument would, to try recipes on."""
+    from labrecon.misset import parse_nuisances
     from labrecon.plan import find_instrument
     from labrecon.simulate import simulate_file
 
     found = find_instrument(instrument, host())
-    scan = simulate_file(found, path, host=host(), seed=seed, geometry=geometry, force=force)
+    scan = simulate_file(
+        found,
+        path,
+        host=host(),
+        seed=seed,
+        geometry=geometry,
+        nuisances=parse_nuisances(nuisance or ()),
+        force=force,
+    )
     if as_json:
         print_json({"file": str(path), "geometry": scan.geometry})
     else:

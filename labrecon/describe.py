@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from labrecon import reading
+from labrecon.calibration.listing import calibratable
 from labrecon.errors import RecipeError, ScanError
 from labrecon.experiment import Experiment
 from labrecon.instrument import Instrument, Scan
@@ -19,7 +20,7 @@ from labrecon.plan import find_instrument, get
 from labrecon.plugins import Host, resolve
 from labrecon.recipe import nearest
 
-__all__ = ["Description", "describe", "describe_file", "offered"]
+__all__ = ["Description", "describe", "describe_file", "offered", "recipe_of"]
 
 Rows = Mapping[str, str]
 
@@ -38,6 +39,10 @@ _KINDS = (
     "findings",
     "commands",
 )
+
+
+#: What `labrecon train` gives to a factory, and no recipe sets.
+_GIVEN = {"learners": ("network", "operator", "noise", "acquisitions"), "networks": ("seed",)}
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,9 @@ def _describe_scan(path: Path, instrument: Instrument, scan: Scan) -> Descriptio
             "Geometry": {
                 key: brief(value) for key, value in dict(scan.geometry).items() if value is not None
             },
+            "Nuisances": {
+                "to calibrate": f"those that `labrecon describe {instrument.name}` lists"
+            },
             "Source": {key: brief(value) for key, value in scan.provenance.items()},
         },
     )
@@ -134,7 +142,7 @@ def _describe_name(kind: str, name: str, owner: str, host: Host) -> Description:
         return _describe_instrument(find_instrument(name, host), title)
     found = get(host, kind, name, "describe")
     text = inspect.getdoc(found) or ""
-    return Description(name, title, text, {"Options": _options(found)})
+    return Description(name, title, text, {"Options": _options(found, _GIVEN.get(kind, ()))})
 
 
 def _describe_instrument(instrument: Instrument, title: str) -> Description:
@@ -153,16 +161,28 @@ def _describe_instrument(instrument: Instrument, title: str) -> Description:
                 **{f"option {k}": v for k, v in _options(instrument.operator).items()},
             },
             "Designs": {key: type(value).__name__ for key, value in experiment.designs.items()},
-            "Nuisances": {
-                key: "free" if value is None else type(value).__name__
-                for key, value in operator.nuisances.items()
-            },
+            "Nuisances": calibratable(instrument),
             "Readers": {key: _first_line(value) for key, value in instrument.readers.items()},
             "Exporters": {key: _first_line(value) for key, value in instrument.exporters.items()},
             "Steps": {key: _step(value) for key, value in instrument.steps.items()},
             "Recipes": {key: _recipe(value) for key, value in instrument.recipes().items()},
         },
     )
+
+
+def recipe_of(instrument: Instrument, name: str) -> Mapping[str, Any]:
+    """One of an instrument's recipes, to be written to a file and changed.
+
+    Raises:
+        RecipeError: it has none of the name.
+    """
+    known = instrument.recipes()
+    if name not in known:
+        raise RecipeError(
+            f"{instrument.name!r} has no recipe {name!r}{nearest(name, known)}; it has "
+            f"{', '.join(sorted(known)) or 'none'}"
+        )
+    return known[name]
 
 
 def _fields(model: type[BaseModel]) -> Rows:
@@ -174,8 +194,19 @@ def _fields(model: type[BaseModel]) -> Rows:
     return rows
 
 
-def _options(factory: Callable[..., Any]) -> Rows:
-    skipped = ("self", "geometry", "scan", "prior", "path", "volume", "info", "problem", "host")
+def _options(factory: Callable[..., Any], given: tuple[str, ...] = ()) -> Rows:
+    skipped = (
+        "self",
+        "geometry",
+        "scan",
+        "prior",
+        "path",
+        "volume",
+        "info",
+        "problem",
+        "host",
+        *given,
+    )
     parameters = inspect.signature(factory).parameters.values()
     return {
         p.name: "required" if p.default is p.empty else f"default {p.default!r}"

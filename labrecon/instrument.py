@@ -163,6 +163,13 @@ class Instrument(ABC):
     def example(self) -> BaseModel:
         """A small complete geometry, for demonstrations and checks."""
 
+    def examples(self) -> Mapping[str, BaseModel]:
+        """Small geometries of each kind of acquisition that has nuisances of its own, by kind.
+
+        `labrecon describe` lists what can be calibrated with each.
+        """
+        return {"": self.example()}
+
     @abstractmethod
     def operator(self, geometry: Any, *args: Any, **options: Any) -> Operator:
         """The forward model of an acquisition; named options may be set by recipes."""
@@ -174,6 +181,13 @@ class Instrument(ABC):
     def noise(self, geometry: Any) -> Noise:
         """The noise of an acquisition, in the unit of the operator's range."""
         return Gaussian()
+
+    def assumed(self, geometry: Any) -> Any:
+        """The geometry with what `noise` takes where it does not state it; most often the same.
+
+        Networks and error bars are kept with it: a scan states what is unsaid in a file by hand.
+        """
+        return geometry
 
     @property
     def readers(self) -> Mapping[str, Reader]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from labrecon.calibration.naming import why_unknown
 from labrecon.errors import RecipeError
 from labrecon.instrument import Instrument, Scan
 from labrecon.io.model import SavedModel
@@ -121,15 +122,25 @@ def make_plans(
 
     Raises:
         RecipeError: a step, solver or prior that nobody offers, an option that it does not take,
-            or a value that it refuses.
+            a value that it refuses, or a nuisance that no operator of the instrument has.
     """
     main = _plan(recipe, None, 0, instrument, host)
+    _require_nuisances(recipe, instrument)
     if model is not None:
         main = _with_model(main, model, host)
     return [
         main,
         *(_plan(recipe, other, i, instrument, host) for i, other in enumerate(recipe.compare)),
     ]
+
+
+def _require_nuisances(recipe: Recipe, instrument: Instrument) -> None:
+    table = recipe.calibrate
+    for key, names in (("nuisances", table.nuisances), ("bounds", table.bounds)):
+        for name in names:
+            why = why_unknown(instrument, name, recipe.operator)
+            if why:
+                raise RecipeError(f"{recipe.where('calibrate', key)}: {why}")
 
 
 def _with_model(plan: Plan, model: SavedModel, host: Host) -> Plan:

@@ -15,6 +15,9 @@ from labrecon.problem import Problem
 
 __all__ = ["Quality", "SplitHalf", "Whiteness", "assess"]
 
+#: χ² per sample beyond which more than an ill-chosen prior is wrong.
+MISFIT = 10.0
+
 
 @dataclass(frozen=True)
 class Whiteness:
@@ -94,6 +97,17 @@ class Quality:
     masked: int
     whiteness: list[Whiteness] = field(default_factory=list)
     split_half: SplitHalf | None = None
+
+    @property
+    def doubt(self) -> str:
+        """What χ² has against the image; empty where there is nothing, or no χ²."""
+        if self.chi2 is None or self.chi2 <= MISFIT:
+            return ""
+        return (
+            f"χ² {self.chi2:.3g} per sample, and about 1 where noise is all that data and image "
+            "differ by: too few iterations or too strong a prior, a model or network that does "
+            "not fit the scan, or noise that is understated; the residual may show which"
+        )
 
     def numbers(self) -> dict[str, Any]:
         """The statistics without the residual itself."""

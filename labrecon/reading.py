@@ -45,10 +45,13 @@ def find_reader(instrument: Instrument, path: Path, host: Host) -> tuple[str, Re
     for name, reader in readers.items():
         if reader.matches(path):
             return name, reader
-    raise ScanError(
-        f"{path} is none of the formats that {instrument.name!r} reads "
-        f"({', '.join(readers) or 'it has no readers'}), or it is damaged at its head"
-    )
+    told = f"none of the formats that {instrument.name!r} reads ({', '.join(readers) or 'none'})"
+    if path.is_dir():
+        raise ScanError(
+            f"{path} is a folder, and {told}; for the scans in it give a pattern in quotes, such "
+            f"as '{path}/**/*.h5'"
+        )
+    raise ScanError(f"{path} is {told}, or it is damaged at its head")
 
 
 def read_geometry(instrument: Instrument, path: Path) -> BaseModel:

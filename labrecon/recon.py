@@ -239,6 +239,8 @@ def compute(
         )
     with job.clock("residual"):
         main = stages.judge(task, solution)
+    if main.quality.doubt:
+        job.warnings.append(f"{plan.title}: {main.quality.doubt}")
     if main.calibration is not None:
         job.warnings += [f"calibration: {told}" for told in main.calibration.warnings]
     if axis is not None:

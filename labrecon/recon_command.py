@@ -163,19 +163,32 @@ def _reconstructed(
 
 def _tell(result: Result | SlabsResult) -> None:
     from labrecon.io.plain import brief
+    from labrecon.report.ending import ending
 
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
     main = result.summary["reconstructions"][0]
-    chi2 = "" if result.summary["chi2"] is None else f", χ² {result.summary['chi2']:.3g}"
-    count = f"{main['iterations']} iteration{'s' if main['iterations'] > 1 else ''}"
-    ended = {"iterations": "iteration limit", "time": "time limit"}
-    typer.echo(
-        f"{main['title']}: {ended.get(main['status'], main['status'])} after {count}, "
-        f"{main['seconds']:.3g} s{chi2}"
-    )
+    image = result.summary["chi2"]
+    chi2 = "" if image is None else f", χ² {image:.3g} per sample"
+    ended, count = ending(main)
+    after = f" after {count}" if count else ""
+    typer.echo(f"{main['title']}: {ended}{after}, {main['seconds']:.3g} s{chi2}")
     for line in result.summary.get("calibration", ()):
         typer.echo(f"estimated: {line}")
+    found = main.get("calibration")
+    if found is not None and image is not None:
+        typer.echo(
+            f"estimated: χ² of the best object of a quadratic prior {found['chi2']:.3g} per degree "
+            f"of freedom, {found['chi2_before']:.3g} with the values before; that of the image is "
+            f"{image:.3g} per sample"
+        )
     for name, value in result.summary.get("findings", {}).items():
         typer.echo(f"{name}: {brief(value)}")
-    typer.echo(f"volume  {result.summary['volume']}\nreport  {result.summary['report']}")
+    bars = main.get("uncertainty")
+    if bars is not None:
+        typer.echo(f"error bars: {bars['statement']}")
+        for caution in bars["cautions"]:
+            typer.echo(f"note: {caution}")
+    for what in ("volume", "half_width", "report"):
+        if what in result.summary:
+            typer.echo(f"{what.replace('_', '-')}  {result.summary[what]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from labrecon.errors import OutputError, RecipeError
 from labrecon.instrument import Instrument, ReaderError, Scan
+from labrecon.misset import misset
 from labrecon.plugins import Host
 from labrecon.reading import read_geometry, readers_of
 
@@ -24,6 +26,7 @@ def simulate_file(
     host: Host,
     seed: int = 0,
     geometry: Path | None = None,
+    nuisances: Mapping[str, Sequence[float]] | None = None,
     force: bool = False,
 ) -> Scan:
     """Simulate a scan of a sample object and write it in one of the instrument's formats.
@@ -34,17 +37,28 @@ def simulate_file(
         host: whose readers are asked, too.
         seed: of the object and the noise.
         geometry: JSON of the acquisition; by default the instrument's example.
+        nuisances: values of calibration unknowns that the simulated instrument has, and that the
+            file, like that of a real one, does not tell.
         force: replace a file that is there.
 
     Raises:
-        RecipeError: no reader can write such a file, or the geometry is wrong.
+        RecipeError: no reader can write such a file, the geometry is wrong or such as the operator
+            does not take, or there is no such nuisance.
         OutputError: the file exists, or can not be written.
     """
     writer = _writer(instrument, path, host)
     known = instrument.example() if geometry is None else read_geometry(instrument, geometry)
     if path.exists() and not force:
         raise OutputError(f"{path} exists; name another file, or use --force to replace it")
-    scan = instrument.simulate(known, torch.Generator().manual_seed(seed))
+    if nuisances:
+        instrument = misset(instrument, nuisances)
+    try:
+        scan = instrument.simulate(known, torch.Generator().manual_seed(seed))
+    except ValueError as error:
+        if geometry is None:
+            raise  # A geometry of the instrument's own: a defect.
+        told = f"{geometry}: {instrument.name!r} can not simulate it: {error}"
+        raise RecipeError(told) from error
     # A folder, since a format may have side files, which carry the file's own name.
     folder = path.parent / f".{path.name}.{secrets.token_hex(4)}.part"
     try:

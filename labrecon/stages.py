@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from labrecon.calibration import Calibration, calibrate
+from labrecon.calibration.unknowns import nuisance_named
 from labrecon.chunks import (
     Joined,
     elements_that_fit,
@@ -24,7 +25,7 @@ from labrecon.chunks import (
     solve_stack,
     why_coupled,
 )
-from labrecon.errors import ReconstructionError, ScanError
+from labrecon.errors import RecipeError, ReconstructionError, ScanError
 from labrecon.instrument import Instrument, ReaderError, Scan
 from labrecon.memory import is_exhausted
 from labrecon.operator import Operator
@@ -172,6 +173,7 @@ def pose(
 
     Raises:
         ScanError: the instrument finds that the scan is not prepared for its operator.
+        RecipeError: ``[calibrate]`` names nuisances that this operator does not have.
         ReconstructionError: no memory for the operator, data that do not fit it, or a weight
             that can not be found.
     """
@@ -183,11 +185,23 @@ def pose(
         operator = make_operator(instrument, scan.geometry, plan.operator, device)
     if plan.model is not None:
         operator = plan.model.as_calibrated(operator)
+    _require_nuisances(plan, operator)
     with explained(f"{instrument.name} operator"):
         noise = copy.deepcopy(scan.noise).to(device)
         weights = None if scan.weights is None else scan.weights.to(device)
         problem = Problem(operator, scan.data.to(device), noise, weights)
     return _posed(plan, scan, problem)
+
+
+def _require_nuisances(plan: Plan, operator: Operator) -> None:
+    """Raise where the recipe is wrong, which only an operator can tell: a volume has a tilt."""
+    table = plan.calibrate
+    for key, names in (("nuisances", table.nuisances), ("bounds", table.bounds)):
+        for name in names:
+            try:
+                nuisance_named(operator, name)
+            except ValueError as error:
+                raise RecipeError(f"calibrate.{key}: {error}") from error
 
 
 def _posed(

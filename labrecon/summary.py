@@ -8,6 +8,7 @@ from typing import Any
 from labrecon.io.plain import plain
 from labrecon.plugins import Host
 from labrecon.report.data import ReportData
+from labrecon.solvers.chains import ChainState
 from labrecon.stages import Outcome
 
 __all__ = ["find", "summarize"]
@@ -72,6 +73,7 @@ def _numbers(outcome: Outcome, host: Host, warnings: list[str]) -> dict[str, Any
         "prior_weight": outcome.task.weight,
         "status": solution.status,
         "iterations": solution.state.k,
+        **_kind(outcome),
         "seconds": solution.seconds,
         "data_shape": list(outcome.task.problem.data.shape),
         "shape": list(solution.x.shape),
@@ -80,6 +82,14 @@ def _numbers(outcome: Outcome, host: Host, warnings: list[str]) -> dict[str, Any
         **({} if outcome.calibration is None else {"calibration": outcome.calibration.numbers()}),
         "metrics": _metrics(outcome, host, warnings),
     }
+
+
+def _kind(outcome: Outcome) -> dict[str, Any]:
+    """What its iterations are, if not steps towards an end."""
+    state = outcome.solution.state
+    if isinstance(state, ChainState):
+        return {"samples": state.kept * len(state.x)}
+    return {"one_step": True} if outcome.task.solver.one_step else {}
 
 
 def _metrics(outcome: Outcome, host: Host, warnings: list[str]) -> dict[str, float]:

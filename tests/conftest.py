@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # A worker per core; torch reads it as it is imported.
@@ -18,6 +21,24 @@ import labrecon.commands  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 pytest_plugins = ["toy_fixtures"]
+
+
+class OnceAModule(LoadScopeScheduling):
+    """What a module makes once, such as a training, is not to be made by each worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, _ = nodeid.partition("::")
+        return file if _shares(file) else nodeid
+
+
+@functools.cache
+def _shares(file: str) -> bool:
+    return 'scope="module"' in (ROOT / file).read_text(encoding="utf-8")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OnceAModule:
+    return OnceAModule(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

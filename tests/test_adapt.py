@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import re
+import shutil
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -240,14 +244,108 @@ def test_the_same_command_goes_on(carry_out, tmp_path, monkeypatch):
         carry_out("whole", "fit.steps=7", "fit.validate_every=3", method="pp")
 
 
+# -- what is known of the trained network before -------------------------------------------------
+
+
+class Loose(Drifting):
+    """One whose files tell a width of each scan, to which a network is indifferent."""
+
+    tolerances: ClassVar[dict[str, float]] = {"width": math.inf}
+
+
+@pytest.fixture
+def doubtful(parent, tmp_path) -> Path:
+    """The trained network, of which its training had warned."""
+    folder = tmp_path / "doubtful"
+    shutil.copytree(parent, folder)
+    told = json.loads((folder / "provenance.json").read_text())
+    told["warnings"] = ["worse than before training"]
+    told["methods"][0]["metrics"]["chi2"] = 5108.0
+    (folder / "provenance.json").write_text(json.dumps(told))
+    return folder
+
+
+def test_the_warnings_of_the_training_are_carried_along(carry_out, doubtful, tmp_path):
+    told: list[str] = []
+    with pytest.raises(ScanError):
+        carry_out(run=doubtful, scans=tmp_path / "gone.blur", tell=told.append)
+    expected = [
+        f"{doubtful} itself: worse than before training",
+        f"{doubtful} itself fits the scans of its own training with χ² 5.11e+03 only, expected "
+        "about 1",
+    ]
+    assert told == [f"warning: {line}" for line in expected], "before anything is read"
+    write_scan(tmp_path / "other" / "s0.blur", 1, NOW, shift=3.0)
+    made = carry_out("bad", "iterations=1", run=doubtful, scans=tmp_path / "other")
+    assert made.warnings[:2] == expected
+    assert "worse than before training" in (made.output / "report.html").read_text()
+    advice = f"), expected about 1: first see to {doubtful} itself, which has warnings of its own"
+    assert any(advice in line for line in made.warnings[2:])
+    (doubtful / "provenance.json").unlink()
+    assert not any("itself" in line for line in carry_out("bare", run=doubtful).warnings)
+
+
+def test_the_command_says_it_once_and_first(doubtful, tmp_path):
+    write_scan(tmp_path / "hidden" / "s0.blur", 200, THEN, shift=0.1)
+    words = ["adapt", str(doubtful), "--scans", str(tmp_path / "hidden"), "-o"]
+    words += [str(tmp_path / "new"), "--calibrate", "shift", "--set", "fit.steps=1"]
+    result = CliRunner().invoke(app, [*words, "--set", "iterations=1", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("worse than before training") == 1
+    first, second, begin = result.stderr.splitlines()[:3]
+    assert "worse than before" in first
+    assert "χ² 5.11e+03" in second
+    expected = "adapting (rr): shift fitted to 1 scan, 1 step at most; log.csv gets a line per step"
+    assert begin == expected
+    assert re.search(r"calibrated: shift -?0\.01\d* \(before: 0\); no error", result.stdout)
+
+
+# -- what is calibrated ----------------------------------------------------------------------------
+
+
+def test_scans_that_differ_in_what_is_calibrated_share_it(carry_out, tmp_path):
+    """As where a preparation step finds a slightly different centre in each scan."""
+    folder = tmp_path / "spread"
+    for i, width in enumerate((1.2, 1.21, 1.19)):
+        write_scan(folder / f"s{i}.blur", 200 + i, THEN, told=width)
+    settings = ("fit.steps=2", "iterations=1", "fit.nuisance_rate=0.001")
+    made = carry_out("one", *settings, scans=folder, instrument=Loose(), calibrate=["width"])
+    assert made.summary["calibrated"]["width"] == pytest.approx(1.2, abs=0.01)
+    [found] = made.summary["calibration"]
+    assert (found["label"], found["start"]) == ("width", pytest.approx(1.2))
+    match = (
+        r"s1\.blur has another operator .*not in shift alone \(width: the first has 1\.2, .*--scans"
+    )
+    with pytest.raises(ScanError, match=match):
+        carry_out("no", scans=folder, instrument=Loose(), calibrate=["shift"])
+    only = {"scans": folder / "s0.blur", "instrument": Loose(), "calibrate": ["shift"]}
+    carry_out("led", "fit.steps=1", "iterations=1", **only)
+
+
+def test_a_calibration_that_explains_nothing_is_not_kept(carry_out, tmp_path):
+    write_scan(tmp_path / "hidden" / "s0.blur", 200, THEN, shift=5.0)
+    settings = ("fit.steps=1", "iterations=1")
+    with pytest.raises(
+        TrainingError, match=r"calibrating shift came to χ² = .* no solution .*: st"
+    ):
+        carry_out("far", *settings, scans=tmp_path / "hidden", calibrate=["shift"])
+    assert not (tmp_path / "far" / "model.json").exists()
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 
 def test_nothing_to_adapt(carry_out, tmp_path):
     write_scan(tmp_path / "same" / "s0.blur", 1, THEN)
-    with pytest.raises(RecipeError, match=r"nothing to adapt: the geometry.*--calibrate"):
+    match = r"nothing to adapt: the geometry.*recon drifting SCAN .*--calibrate, of width, shift"
+    with pytest.raises(RecipeError, match=match) as error:
         carry_out(scans=tmp_path / "same")
+    assert "What differs" not in str(error.value)
     assert not (tmp_path / "adapted").exists()
+    write_scan(tmp_path / "free" / "s0.blur", 1, NOW)
+    match = r"What differs needs no adaptation, .*: width: trained with 1\.2, the scan has 1\.8\."
+    with pytest.raises(RecipeError, match=match):
+        carry_out(scans=tmp_path / "free", instrument=Loose())
 
 
 def test_an_unfinished_run(carry_out, tmp_path):

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
+import warnings
 
 import h5py
 import numpy as np
@@ -17,6 +19,7 @@ import labrecon
 from labrecon import hookimpl
 from labrecon.cli import app
 from labrecon.plugins import Host, host
+from labrecon.recipe import load_recipe
 
 
 @pytest.fixture
@@ -44,6 +47,29 @@ def extra():
 
 def labrecon_(*words: object):
     return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.mark.filterwarnings("always")
+@pytest.mark.parametrize("debug", [(), ("--debug",)])
+def test_warnings_of_libraries_are_told_in_a_line_and_once(extra, debug):
+    class Loud:
+        @hookimpl
+        def labrecon_commands(self):
+            return {"loud": command}
+
+    def command(debug: bool = False):
+        """Warn."""
+        for text in ("one", "two", "one"):
+            warnings.warn(text, stacklevel=1)
+
+    extra("loud", Loud())
+    shown = warnings.showwarning
+    if debug:
+        with pytest.warns(UserWarning, match="two"):
+            assert "warning: " not in labrecon_("loud", *debug).output
+    else:
+        assert labrecon_("loud").stderr == "warning: one\nwarning: two\n"
+    assert warnings.showwarning is shown
 
 
 def test_recon(toy, toy_scan, tmp_path):
@@ -140,6 +166,27 @@ def test_describe_names(toy):
     assert missed.exit_code == 2
     assert "did you mean 'fista'" in missed.stderr
     assert labrecon_("describe", __file__).exit_code == 3
+
+
+def test_what_labrecon_gives_to_a_factory_is_no_option(toy):
+    shown = labrecon_("describe", "ssdu", "--json").stdout
+    assert {"masks", "loss"} <= set(json.loads(shown)["Options"])
+    assert not {"network", "operator", "noise"} & set(json.loads(shown)["Options"])
+
+
+def test_a_recipe_is_printed_to_be_changed(toy, tmp_path):
+    """Appended to, it is the instrument's own with one table more."""
+    shown = labrecon_("describe", "toy", "--recipe", "recon")
+    assert shown.exit_code == 0, shown.output
+    assert tomllib.loads(shown.stdout) == Toy().recipes()["recon"]
+    mine = tmp_path / "mine.toml"
+    mine.write_text(shown.stdout + '[calibrate]\nnuisances = ["delay"]\n')
+    made = load_recipe(mine, Toy())
+    assert made.calibrate.nuisances == ["delay"]
+    assert made.prepare == load_recipe("recon", Toy()).prepare
+    missed = labrecon_("describe", "toy", "--recipe", "rekon")
+    assert missed.exit_code == 2
+    assert "did you mean 'recon'" in missed.stderr
 
 
 def test_plugins(toy, extra):

@@ -233,6 +233,19 @@ def test_bad_scan(toy_host, tmp_path, out, name, content, told):
     assert not out.exists()
 
 
+def test_a_folder_is_told_from_a_scan_that_is_damaged(toy_host, toy_scan, out):
+    with pytest.raises(ScanError, match=r"is a folder.* give a pattern in quotes.*\*\*/\*\.h5"):
+        reconstruct("toy", toy_scan.parent, out, host=toy_host)
+
+
+def test_an_image_that_misses_its_data_is_told(toy_host, toy_scan, out):
+    short = {"solver": {"name": "ista", "iterations": 1}, "prior": {"name": "l1", "weight": 1e6}}
+    result = reconstruct("toy", toy_scan, out, recipe=short, host=toy_host)
+    assert result.summary["chi2"] > 10
+    [warning] = result.warnings
+    assert f"χ² {result.summary['chi2']:.3g} per sample, and about 1 where noise is all" in warning
+
+
 def test_step_that_refuses_is_named(toy_host, toy_scan, out):
     with pytest.raises(ScanError, match=r"step 'refuse': all flats are zero"):
         reconstruct("toy", toy_scan, out, recipe={"prepare": [{"step": "refuse"}]}, host=toy_host)

@@ -387,6 +387,40 @@ def test_measured_scans_are_paired_with_objects_by_name(run, tmp_path):
     assert len(json.loads((tmp_path / "run" / "provenance.json").read_text())["inputs"]) == 8
 
 
+def test_what_a_recipe_leaves_out_is_that_of_training(tmp_path):
+    class Announced(Toy):
+        def recipes(self):
+            usual = super().recipes()
+            recon = {**usual["recon"], "operator": {"uses": 2}}
+            return {**usual, "recon": recon, "train": {"operator": {}, "fit": {"epochs": 3}}}
+
+    written = tmp_path / "mine.toml"
+    written.write_text("[fit]\nepochs = 5\n")
+    for source, epochs in (("train", 3), ({"network": {"name": "lpd"}}, 50), (written, 5)):
+        recipe = load_train_recipe(source, Announced())
+        assert recipe.operator == {}
+        assert recipe.config.epochs == epochs
+        assert [step.step for step in recipe.prepare] == ["add"]
+    assert load_train_recipe({"operator": {"uses": 7}}, Announced()).operator == {"uses": 7}
+
+
+def test_a_few_numbers_take_few_large_steps(run, tmp_path):
+    plain = load_train_recipe({}, Toy())
+    assert (plain.config.epochs, plain.config.learning_rate) == (4, 2e-2)
+    # What is written holds, and filters are trained as ever.
+    asked = load_train_recipe({"fit": {"steps": 9, "learning_rate": 0.1}}, Toy())
+    assert (asked.config.epochs, asked.config.steps, asked.config.learning_rate) == (None, 9, 0.1)
+    filters = ({"name": "lpd"}, {"prior": "drunet"}, {"learn": ["prior"], "prior": "drunet"})
+    for network in filters:
+        recipe = load_train_recipe({"network": network}, Toy())
+        assert (recipe.config.epochs, recipe.config.learning_rate) == (50, 1e-3)
+    shallow = {**QUICK, "network": {"depth": 1}, "fit": {}}
+    run(recipe=shallow, network="unrolled")
+    written = load_train_recipe(tmp_path / "run" / "recipe.toml", Toy())
+    assert written.config == plain.config
+    assert written.fit["epochs"] == 4
+
+
 def test_pairs_that_do_not_match_are_named(run, tmp_path):
     objects, scans = paired(tmp_path)
     with pytest.raises(RecipeError, match="give the folder of objects"):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from labrecon.adapt.order import Order
+from labrecon.adapt.source import FITS
+from labrecon.calibration.conclusion import HOPELESS
 from labrecon.errors import LabreconError, ReconstructionError, TrainingError
 from labrecon.learners.supervised import default_metrics
 from labrecon.networks.calibrated import Calibrated
@@ -151,7 +153,7 @@ def warn_of(order: Order, ways: list[Judged]) -> None:
     """Note where the residual says that the adaptation did not do what it should.
 
     Raises:
-        TrainingError: what was calibrated fits the noise: it is not the instrument's.
+        TrainingError: what was calibrated fits the noise, or nothing: it is not the instrument's.
     """
     after, operator = ways[0], order.operator
     freedom = min(1.0, operator.domain.size / operator.range.size)
@@ -163,16 +165,37 @@ def warn_of(order: Order, ways: list[Judged]) -> None:
             "the width of a blur or a gain; shifts, centres and angles they do. Measure it, and "
             "give scans whose geometry has it"
         )
+    if order.recipe.calibrate and after.chi2 is not None and after.chi2 > HOPELESS:
+        raise TrainingError(
+            f"calibrating {', '.join(order.recipe.calibrate)} came to χ² = {after.chi2:.3g}; "
+            f"beyond {HOPELESS:g} it is no solution of the model, and not kept: {_first(order)}"
+            "start nearer (from a geometry that is about right), try a smaller coupling, or see "
+            "whether the noise of the scans is understated. Without a network, the table "
+            "[calibrate] of `labrecon recon` finds it, with its error"
+        )
     known, before = after.metrics.get("nrmse"), ways[min(1, len(ways) - 1)]
     if known is not None and known > before.metrics["nrmse"]:
         order.warnings.append(
             f"where truths are known, the adapted network is worse (NRMSE {known:.3g}) than one "
             f"that is not adapted ({before.metrics['nrmse']:.3g}): try another coupling or method"
         )
-    if after.chi2 is not None and not 0.25 < after.chi2 < 4:
+    if after.chi2 is not None and not FITS[0] < after.chi2 < FITS[1]:
         advice = "a smaller" if after.chi2 > 1 else "a larger"
         remedy = f"{advice} coupling" if order.recipe.method.startswith("rr") else "more fit.steps"
+        other = ways[1].chi2 if len(ways) > 1 else None
+        without = "" if other is None else f" (not adapted {other:.3g})"
         order.warnings.append(
-            f"χ² of the scans is {after.chi2:.3g} after the adaptation, expected about 1: try "
-            f"{remedy}, or the geometry is not what the instrument does now (--calibrate)"
+            f"χ² of the scans is {after.chi2:.3g} after the adaptation{without}, expected about 1: "
+            f"{_first(order)}try {remedy}, or the geometry is not what the instrument does now "
+            "(--calibrate)"
         )
+
+
+def _first(order: Order) -> str:
+    """What to do before anything else, where the network was doubtful before."""
+    if not order.doubts:
+        return ""
+    return (
+        f"first see to {order.parent.folder} itself, which has warnings of its own (an adapted "
+        "network is no better than the one it came from); then "
+    )

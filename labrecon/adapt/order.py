@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,12 +11,14 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from labrecon import plugins, stages
+from labrecon.adapt.checks import require_alike, require_work, share_operator
 from labrecon.adapt.reading import find_scans, posed_scan, prepared_scan, read_truths
 from labrecon.adapt.recipe import AdaptRecipe
-from labrecon.errors import ModelError, RecipeError, ScanError
+from labrecon.adapt.source import doubts
+from labrecon.errors import ModelError, RecipeError
 from labrecon.instrument import Instrument, Scan
 from labrecon.io.call import path_of
-from labrecon.io.model import SavedModel, SpaceCard, load_model
+from labrecon.io.model import SavedModel, load_model
 from labrecon.operator import Operator
 from labrecon.operator_cache import OperatorCache
 from labrecon.plan import Plan, find_instrument, make_plans
@@ -52,6 +54,8 @@ class Order:
         differences: what is not as in training, a line each.
         warnings: what went wrong without stopping it.
         truth_files: files of the truths.
+        doubts: what speaks against the trained network; among the warnings, too.
+        tell: is given a sentence on what is known before the work, or begins.
     """
 
     parent: SavedModel
@@ -70,6 +74,8 @@ class Order:
     differences: list[str]
     warnings: list[str] = field(default_factory=list)
     truth_files: list[Path] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    tell: Callable[[str], None] | None = None
 
     @property
     def geometry(self) -> BaseModel:
@@ -96,6 +102,7 @@ def place_order(
     instrument: str | Instrument | None = None,
     device: str = "auto",
     watcher: Watcher | None = None,
+    tell: Callable[[str], None] | None = None,
     host: Host | None = None,
 ) -> Order:
     """Read model and scans, and check everything that can be checked before any long work.
@@ -119,6 +126,10 @@ def place_order(
             "transfer learning, and no other method, needs the objects of the scans: give "
             "--method transfer and --objects FOLDER together"
         )
+    known = doubts(parent.folder)
+    for doubt in known:
+        if tell is not None:
+            tell(f"warning: {doubt}")
     asked, lab = _instrument(parent, instrument, host)
     chosen = stages.pick_device(device)
     clock = Clock(watcher=watcher)
@@ -148,9 +159,13 @@ def place_order(
         host,
         clock,
         differences,
+        warnings=[*known],
+        doubts=known,
+        tell=tell,
     )
-    _require_work(order)
-    _require_alike(order)
+    require_work(order)
+    require_alike(order)
+    share_operator(order)
     if objects is not None:
         order.truth_files, order.truths = read_truths(files, problems, Path(objects))
     return order
@@ -183,51 +198,3 @@ def _old_geometry(parent: SavedModel, instrument: Instrument) -> BaseModel:
             f"now: {error.errors()[0]['msg']}"
         ) from error
     return instrument.designed(held, parent.designs) if parent.designs else held
-
-
-def _require_work(order: Order) -> None:
-    """Raise where there is nothing to adapt to, or what is to be calibrated is not there."""
-    recipe, operator = order.recipe, order.operator
-    unknown = [name for name in recipe.calibrate if name not in operator.nuisances]
-    if unknown:
-        raise RecipeError(
-            f"{recipe.where('calibrate')}: the operator of {order.instrument.name!r} has no "
-            f"nuisance {', '.join(unknown)}; it has {', '.join(operator.nuisances) or 'none'}"
-        )
-    if not order.differences and not recipe.calibrate and recipe.method != "transfer":
-        raise RecipeError(
-            f"nothing to adapt: the geometry of the scans is that which {order.parent.folder} was "
-            "trained for, and labrecon knows of no other difference. If the instrument has changed "
-            "in something that its files do not say, name it (--calibrate NUISANCE), or give a few "
-            "scans whose objects are known (--method transfer --objects FOLDER)"
-        )
-
-
-def _require_alike(order: Order) -> None:
-    """Raise where scans are of several acquisitions, or of other objects than in training."""
-    card, operator = order.parent.card, order.operator
-    now = SpaceCard.of(operator.domain)
-    if now != card.domain:
-        raise ModelError(
-            f"{order.parent.folder} was trained for objects {card.domain.shape} "
-            f"({', '.join(card.domain.axes)}, {card.domain.dtype}), those of the scans are "
-            f"{now.shape} ({', '.join(now.axes)}, {now.dtype}): reconstruct on the grid of the "
-            "training, or train anew"
-        )
-    held = order.geometry.model_dump(mode="json")
-    space = SpaceCard.of(operator.range)
-    like = card.model_copy(update={"geometry": held, "range": space})
-    first = SavedModel(order.parent.folder, like, {}, {})
-    for path, scan, problem in zip(order.files, order.scans, order.problems, strict=True):
-        other = first.differences(scan.geometry, problem.operator, order.instrument.tolerances)
-        if other:
-            told = "; ".join(line.replace("trained with", "the first has") for line in other)
-            raise ScanError(
-                f"{path} is of another acquisition than {order.files[0]} ({told}): adapt to one "
-                "at a time"
-            )
-        if order.recipe.calibrate and problem.operator is not operator:
-            raise ScanError(
-                f"{path} has another operator than {order.files[0]}: what is calibrated is found "
-                "for one"
-            )

@@ -7,7 +7,7 @@ from typing import Any
 from labrecon.adapt.judging import Judged
 from labrecon.adapt.order import Order
 from labrecon.adapt.recipe import AdaptRecipe
-from labrecon.io.plain import brief, dumps
+from labrecon.io.plain import dumps
 from labrecon.report import plots
 from labrecon.report.page import environment
 from labrecon.report.pictures import picture, planes, window_of
@@ -91,7 +91,11 @@ def _comparison(ways: list[Judged]) -> Section:
 def _changes(order: Order, provenance: dict[str, Any]) -> Section | None:
     rows = [tuple(line.split(": ", 1)) for line in order.differences]
     rows += [
-        (f"calibrated {name}", brief(value)) for name, value in provenance["calibrated"].items()
+        (
+            f"calibrated {one['label']}",
+            f"{one['value']:.4g} {one['unit']} (before: {one['start']:.4g})",
+        )
+        for one in provenance["calibration"]
     ]
     if not rows:
         return None

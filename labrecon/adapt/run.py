@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from labrecon.adapt.judging import Judged, judged, warn_of
 from labrecon.adapt.made import Made, adapted, card_of
@@ -20,6 +22,7 @@ from labrecon.io.plain import dumps, plain
 from labrecon.io.provenance import collect, hash_inputs
 from labrecon.learner import FitResult
 from labrecon.networks.calibrated import Calibrated
+from labrecon.operator import Operator
 from labrecon.plugins import Host
 from labrecon.reconstructor import Reconstructor
 from labrecon.report.page import page_or_warning
@@ -59,6 +62,7 @@ def adapt(
     instrument: str | Instrument | None = None,
     device: str = "auto",
     watcher: Watcher | None = None,
+    tell: Callable[[str], None] | None = None,
     host: Host | None = None,
 ) -> AdaptResult:
     """Adapt a trained network to scans of an instrument that is not what it was in training.
@@ -86,6 +90,8 @@ def adapt(
         instrument: where it is found, unless a plugin registers it.
         device: a torch device, or ``"auto"`` for the first GPU if there is one.
         watcher: is told of the progress.
+        tell: is given what is known of the trained network before the work begins, and what a
+            fit is about to do.
         host: plugin host; the process's own by default.
 
     Raises:
@@ -107,6 +113,7 @@ def adapt(
         instrument=instrument,
         device=device,
         watcher=watcher,
+        tell=tell,
         host=host,
     )
     with order.clock("network"):
@@ -181,11 +188,27 @@ def _provenance(
         method=recipe.method,
         differences=order.differences,
         calibrated={name: value.tolist() for name, value in found.items()},
+        calibration=[line for name in found for line in _found(order.operator, name, found[name])],
         model=model.told(),
         training=training,
         ways=[way.told() for way in ways],
         warnings=order.warnings,
     )
+
+
+def _found(operator: Operator, name: str, value: Tensor) -> list[dict[str, Any]]:
+    """Each number that was calibrated, with its value before, which the operator has again."""
+    feasible = operator.nuisances[name]
+    rows = zip(
+        operator.labels_of(name),
+        value.flatten().tolist(),
+        operator.get_parameter(name).flatten().tolist(),
+        strict=True,
+    )
+    unit = "" if feasible is None else feasible.unit
+    return [
+        {"label": label, "value": now, "start": start, "unit": unit} for label, now, start in rows
+    ]
 
 
 def _summary(out: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,6 +217,7 @@ def _summary(out: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
     told |= plain(
         {name: provenance[name] for name in ("calibrated", "ways", "warnings", "timings_seconds")}
     )
+    told["calibration"] = provenance.get("calibration", [])
     return {
         "status": told["training"]["status"],
         "output": str(out),

@@ -43,6 +43,8 @@ def trained(order: Order, made: Made, folder: RunFolder) -> FitResult:
     except ValueError as error:
         raise ScanError(str(error)) from error
     by_discrepancy = recipe.by_discrepancy
+    if order.tell is not None:
+        order.tell(_begins(order))
 
     def watch(step: int, record: dict[str, float]) -> bool:
         order.host.fit_step(step, record)
@@ -75,6 +77,21 @@ def trained(order: Order, made: Made, folder: RunFolder) -> FitResult:
             "longer (fit.steps), or with a higher fit.learning_rate"
         )
     return result
+
+
+def _begins(order: Order) -> str:
+    """What is about to be fitted, to what, and for how long."""
+    recipe = order.recipe
+    parts = ["the network"] if recipe.method != "rr" else []
+    return (
+        f"adapting ({recipe.method}): {' and '.join([*parts, *recipe.calibrate])} fitted to "
+        f"{_counted(len(order.problems), 'scan')}, {_counted(recipe.fit.steps, 'step')} at most; "
+        "log.csv gets a line per step"
+    )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _learner(order: Order, made: Made) -> Learner:

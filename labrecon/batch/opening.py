@@ -19,6 +19,7 @@ from labrecon.batch.tasks import Setup
 from labrecon.batch.told import numbers_of
 from labrecon.errors import RecipeError
 from labrecon.io.atomic import write_file
+from labrecon.io.changes import changes
 from labrecon.io.plain import dumps
 from labrecon.io.provenance import hash_file, hash_options
 from labrecon.uncertainty.card import INTERVALS
@@ -126,29 +127,13 @@ def _facts(asked: Asked) -> dict[str, Any]:
 
 
 def _changes(facts: Mapping[str, Any], asked: Asked) -> str:
-    old, new = _flat(facts["setup"]["recipe"]), _flat(asked.setup.recipe)
+    old, new = dict(facts["setup"]["recipe"]), dict(asked.setup.recipe)
     models = facts["setup"]["model_hash"], asked.setup.model_hash
     if models[0] != models[1]:
         old["model"], new["model"] = (each[:12] or "none" for each in models)
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    told = [f"  {k}: {old.get(k, '–')} → {new.get(k, '–')}" for k in keys]
+    told = [f"  {line}" for line in changes(old, new)]
     nothing = "  a file that an option names, or the model's intervals.json, is another one"
     return "\n".join(told or [nothing])
-
-
-def _flat(value: Any, at: str = "") -> dict[str, Any]:
-    """``{"solver.iterations": 50}`` of nested values."""
-    pairs: Any = ()
-    if isinstance(value, Mapping):
-        pairs = value.items()
-    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        pairs = enumerate(value)
-    else:
-        return {at: value}
-    flat: dict[str, Any] = {}
-    for key, item in pairs:
-        flat |= _flat(item, f"{at}.{key}" if at else str(key))
-    return flat
 
 
 def output_of(out: Path, name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from labrecon.calibration.bounded import bounded_step
 from labrecon.calibration.derivatives import derivatives
 from labrecon.calibration.information import Information, information
 from labrecon.calibration.linearised import Linearised, linearised, quadratic
+from labrecon.calibration.nuisance_step import placed_problem
 from labrecon.calibration.object_fit import (
     FINE,
     fit_object,
@@ -50,7 +52,6 @@ def conclude(
     x: Tensor,
     *,
     method: Literal["projection", "alternating"],
-    before: Tensor,
     history: list[dict[str, float]],
     last: Tensor,
     over: int,
@@ -69,7 +70,6 @@ def conclude(
         p: the estimates.
         x: the object there.
         method: that led there.
-        before: prediction with the nuisances as they were at the start.
         history: a record per step.
         last: by how much the estimates changed in the end.
         over: in so many steps.
@@ -78,7 +78,8 @@ def conclude(
         inner: conjugate-gradient iterations per step.
     """
     known = states_level(problem)
-    chi2, power = _misfit(problem, x, weight, len(unknowns), inner, refit=method == "alternating")
+    best = _best(problem, unknowns, x, weight, inner)
+    chi2 = best.chi2
     level = 1.0 if known else chi2
     inflation = math.sqrt(chi2) if known and chi2 > MISFIT else 1.0
     hopeless = known and not chi2 <= HOPELESS
@@ -94,8 +95,6 @@ def conclude(
     done = moved <= CONVERGED and lacking <= STALLED
     steps = int(history[-1]["step"])
     statement = _statement(done, hopeless, steps, over, moved, lacking, chi2)
-    after, _, _ = residual_power(problem, local)
-    ago = (problem.data - before) * local.weights.sqrt()
     return Calibration(
         method,
         _estimates(unknowns, p, errors),
@@ -106,32 +105,51 @@ def conclude(
         history,
         known,
         chi2 / level,
-        chi2 / level * float(ago.abs().double().square().sum()) / max(power, 1e-300),
-        (ago / math.sqrt(level)).cpu(),
-        (after / math.sqrt(level)).cpu(),
+        best.chi2_before / level,
+        (best.before / math.sqrt(level)).cpu(),
+        (best.after / math.sqrt(level)).cpu(),
         _warnings(told.settled, chi2, inflation, statement, done=done, hopeless=hopeless),
         1.0 if hopeless else inflation,
     )
 
 
-def _misfit(
-    problem: Problem, x: Tensor, weight: float | None, count: int, inner: int, *, refit: bool
-) -> tuple[float, float]:
-    """χ² per degree of freedom, and in all.
+@dataclass(frozen=True, eq=False)
+class _Best:
+    """Normalised residuals of the best objects at the start and at the estimates, and their χ²."""
 
-    Degrees of freedom are those of the quadratic prior. An object that another prior made is not
-    its best one, hence fitted anew.
+    before: Tensor
+    after: Tensor
+    chi2_before: float
+    chi2: float
+
+
+def _best(
+    problem: Problem, unknowns: Unknowns, x: Tensor, weight: float | None, inner: int
+) -> _Best:
+    """χ² per degree of freedom with the values at the start, and with the estimates.
+
+    Both are of objects that are fitted with the same prior, from the same one, with the same
+    effort: else that of the start could have more freedom, and fit the noise. They differ by twice
+    the data term per degree of freedom, which is the difference of χ² for Gaussian noise. Where the
+    variance follows the prediction, χ² itself is not what a fit minimises, and may well be lower
+    for the worse one.
     """
     level = 1.0
     if not states_level(problem):
         # Without the degrees of freedom of the object, as a first guess.
         _, power, samples = residual_power(problem, _local(problem, x, weight, 1.0))
         level = power / max(samples, 1)
-    if refit:
-        x = fit_object(problem, _prior(x, weight, level), x, inner, FINE)
+    prior = _prior(x, weight, level)
+    earlier = placed_problem(problem, unknowns, unknowns.start)
+    past = fit_object(earlier, prior, x, inner, FINE)
+    before, _, _ = residual_power(earlier, _local(earlier, past, weight, level))
+    x = fit_object(problem, prior, x, inner, FINE)
     local = _local(problem, x, weight, level)
-    _, power, _ = residual_power(problem, local)
-    return reduced_chi2(problem, local, count, inner), power
+    after, power, samples = residual_power(problem, local)
+    chi2 = reduced_chi2(problem, local, len(unknowns), inner)
+    left = power / chi2 if chi2 > 0 else max(samples, 1)
+    worse = float((earlier.loss(past) - problem.loss(x)).double().sum())
+    return _Best(before, after, chi2 + 2 * worse / left, chi2)
 
 
 def _lacking(told: Information, unknowns: Unknowns, p: Tensor, errors: Uncertainty) -> float:
@@ -176,8 +194,9 @@ def _statement(
         return f"not converged after {count}: {settled}"
     if hopeless:
         return (
-            f"no solution of the model: χ² is {chi2:.3g} per degree of freedom, and 1 where noise "
-            f"is all that data and model differ by; settled after {count}"
+            f"no solution of the model: χ² of the best object is {chi2:.3g} per degree of "
+            "freedom, and 1 where noise is all that data and model differ by; settled after "
+            f"{count}"
         )
     return f"converged after {count}: {settled}"
 
@@ -193,15 +212,15 @@ def _warnings(
         )
     if hopeless:
         told.append(
-            f"χ² {chi2:.3g} per degree of freedom: another minimum (start nearer, or give bounds "
-            "and a scan), a model that lacks something, or noise that is understated; errors are "
-            "not told"
+            f"χ² of the best object {chi2:.3g} per degree of freedom: another minimum (start "
+            "nearer, or give bounds and a scan), a model that lacks something, or noise that is "
+            "understated; errors are not told"
         )
     elif inflation > 1:
         told.append(
-            f"the data differ from the model by more than their noise (χ² {chi2:.3g} per degree "
-            f"of freedom): errors are {inflation:.2g} times what the noise makes, and do not "
-            "cover a bias"
+            f"the data differ from the model by more than their noise (χ² of the best object "
+            f"{chi2:.3g} per degree of freedom): errors are {inflation:.2g} times what the noise "
+            "makes, and do not cover a bias"
         )
     return tuple(told)
 

@@ -117,7 +117,7 @@ def calibrate(
     problem = dataclasses.replace(problem, prepared=None)
     problem.validate()
     unknowns = Unknowns(problem.operator, names, bounds)
-    first = here = _begun(problem, unknowns, weight, inner)
+    here = _begun(problem, unknowns, weight, inner)
     if scan:
         here = here.at(searched(problem, unknowns, here.prior, scan), unknowns, here.x, inner)
     history = [_record(here, unknowns, 0)]
@@ -136,7 +136,6 @@ def calibrate(
         weight=weight,
         inner=inner,
         method="projection",
-        before=first.problem.operator(first.x),
         history=history,
         last=here.last,
         over=1,

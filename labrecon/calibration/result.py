@@ -19,7 +19,7 @@ class Estimate:
     """One number of a nuisance.
 
     Attributes:
-        label: ``centre``, ``led_shift.0``.
+        label: ``centre``, ``led_shift x``.
         unit: as the operator states it.
         start: value before.
         value: the estimate.
@@ -72,9 +72,11 @@ class Calibration:
         history: of each step: its number, the objective and the values, by label.
         level_known: whether the noise states its level; else it was estimated from the residual.
         chi2: mean square of the normalised residual per degree of freedom at the end; 1 is a fit
-            within the noise, and so by construction where the level was estimated.
-        chi2_before: the same with the values at the start, in the same unit.
-        residual_before: normalised residual with the values at the start.
+            within the noise, and so by construction where the level was estimated. It is that of
+            the best object of the quadratic prior, and not of the image.
+        chi2_before: the same with the values at the start and the best object there, of the same
+            prior and as many degrees of freedom.
+        residual_before: normalised residual of the best object with the values at the start.
         residual_after: the same with the estimates.
         warnings: what keeps the errors from being right.
         inflation: factor that a misfit has put on the errors.

@@ -31,7 +31,7 @@ class Unknowns:
 
     Attributes:
         names: full names of the nuisances.
-        labels: of each number: ``centre``, ``led_shift.0``.
+        labels: of each number: ``centre``, ``led_shift x`` (`Adjustable.labels_of`).
         units: of each number; empty where the nuisance states none.
         start: values that the operator has.
         low: lowest value of each number.
@@ -63,7 +63,7 @@ class Unknowns:
         for name, value in values.items():
             feasible = operator.nuisances[name]
             units += [feasible.unit if feasible is not None else ""] * value.numel()
-            labels += [f"{name}.{i}" for i in range(value.numel())] if value.ndim else [name]
+            labels += operator.labels_of(name)
         self.labels, self.units = tuple(labels), tuple(units)
         self.start = torch.cat([v.detach().double().cpu().flatten() for v in values.values()])
         if not bool(torch.isfinite(self.start).all()):

@@ -23,7 +23,7 @@ Options = Mapping[str, Any]
 def make_unrolled(
     problem: Problem,
     *,
-    solver: str = "ista",
+    solver: str = "fista",
     prior: str = "tv",
     depth: int = 10,
     threshold: float = 0.01,

@@ -58,8 +58,10 @@ class Equilibrium(Reconstructor):
     attached step tells are differentiated with the state as given.
 
     Not for maps that do not contract: look at ``told["contraction"]`` and ``status`` of
-    `reconstruct`. The accuracy of the implicit gradient is that of the fixed point: with a
-    tolerance of 1e-3 its cosine with the true one can be as low as 0.94.
+    `reconstruct`. A slow map meets a tolerance far from its fixed point, ``told["distance"]`` says
+    about how far. The accuracy of the implicit gradient is that of the fixed point: with a
+    tolerance of 1e-3 and a contraction of 0.99 its cosine with the true one was 0.26 to 0.98, that
+    of "jfb" 0.6 to 0.9.
 
     Args:
         solver: one set of parameters for all iterations. Those it has are used as they are.
@@ -136,7 +138,7 @@ class Equilibrium(Reconstructor):
     def reconstruct(
         self, problem: Problem, x0: Tensor | None = None, *, trace: bool = False
     ) -> Reconstruction:
-        """The estimate at the fixed point, with iterations, residual and contraction.
+        """The estimate at the fixed point, with iterations, residual, contraction and distance.
 
         Raises:
             DivergenceError: an iterate is not finite.
@@ -173,6 +175,8 @@ class Equilibrium(Reconstructor):
         numbers = {"iterations": float(found.iterations), "residual": found.worst}
         if found.contraction is not None:
             numbers["contraction"] = found.contraction
+        if found.distance is not None:
+            numbers["distance"] = found.distance
         return Reconstruction(
             solver.estimate(flat.unpack(image)),
             {name: value for name, value in told.items() if isinstance(value, Tensor)},

@@ -92,6 +92,16 @@ class FixedPoint:
         """The largest residual of the batch."""
         return float(self.residual.max()) if len(self.residual) else 0.0
 
+    @property
+    def distance(self) -> float | None:
+        """About how far the fixed point is, ``residual / (1 − contraction)``, relative to its size.
+
+        From below, since the contraction is. None where no contraction below 1 was seen.
+        """
+        if self.contraction is None or self.contraction >= 1:
+            return None
+        return self.worst / (1 - self.contraction)
+
 
 #: Moves over which the contraction is estimated.
 _RECENT = 5

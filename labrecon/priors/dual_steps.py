@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["tv_in_place"]
+__all__ = ["ascend", "components", "descend", "inverse_length", "momenta", "tv_in_place"]
 
 
 def tv_in_place(
@@ -32,19 +32,18 @@ def tv_in_place(
     length = torch.empty_like(u.real, memory_format=torch.contiguous_format)
     p = torch.zeros(len(spacing), *x.shape, dtype=x.dtype, device=x.device)
     q = torch.zeros_like(p)
-    t = 1.0
-    for _ in range(iterations):
-        _descend(u, x, q, spacing, nonneg)
-        _ascend(q, u, spacing, rate)
-        _shorten(q, radius, length)
-        t_next = (1 + (1 + 4 * t * t) ** 0.5) / 2
-        p.lerp_(q, 1 + (t - 1) / t_next)
-        p, q, t = q, p, t_next
-    _descend(u, x, p, spacing, nonneg)
+    for momentum in momenta(iterations):
+        descend(u, x, q, spacing, nonneg)
+        ascend(q, u, spacing, rate)
+        inverse_length(q, length)
+        q.mul_(length.mul_(radius).clamp_max_(1))
+        p.lerp_(q, 1 + momentum)
+        p, q = q, p
+    descend(u, x, p, spacing, nonneg)
     return u
 
 
-def _descend(u: Tensor, x: Tensor, p: Tensor, spacing: tuple[float, ...], nonneg: bool) -> None:
+def descend(u: Tensor, x: Tensor, p: Tensor, spacing: tuple[float, ...], nonneg: bool) -> None:
     """``u ← x − ∇ᴴ p``, not below 0 if asked for."""
     u.copy_(x)
     for part, axis, h in _directions(p, spacing):
@@ -56,7 +55,7 @@ def _descend(u: Tensor, x: Tensor, p: Tensor, spacing: tuple[float, ...], nonneg
         u.clamp_min_(0)
 
 
-def _ascend(p: Tensor, u: Tensor, spacing: tuple[float, ...], rate: float) -> None:
+def ascend(p: Tensor, u: Tensor, spacing: tuple[float, ...], rate: float) -> None:
     """``p ← p + rate · ∇u``."""
     for part, axis, h in _directions(p, spacing):
         n = part.shape[axis] - 1
@@ -65,15 +64,29 @@ def _ascend(p: Tensor, u: Tensor, spacing: tuple[float, ...], rate: float) -> No
         head.sub_(u.narrow(axis, 0, n), alpha=rate / h)
 
 
-def _shorten(p: Tensor, radius: Tensor | float, length: Tensor) -> None:
-    """Shorten the vectors of ``p`` to the radius; ``length`` is room to work in."""
-    components = [c for part in p for c in ((part.real, part.imag) if p.is_complex() else (part,))]
-    torch.mul(components[0], components[0], out=length)
-    for component in components[1:]:
+def inverse_length(p: Tensor, length: Tensor) -> None:
+    """``length ← 1 / ‖p‖₂`` of the vectors along the first axis."""
+    first, *others = components(p)
+    torch.mul(first, first, out=length)
+    for component in others:
         length.addcmul_(component, component)
     # A radius of 0 leaves nothing, and 0 / 0 is not met.
-    length.sqrt_().clamp_min_(torch.finfo(length.dtype).tiny).reciprocal_().mul_(radius)
-    p.mul_(length.clamp_max_(1))
+    length.sqrt_().clamp_min_(torch.finfo(length.dtype).tiny).reciprocal_()
+
+
+def components(p: Tensor) -> list[Tensor]:
+    """Real numbers of the vectors along the first axis."""
+    return [c for part in p for c in ((part.real, part.imag) if p.is_complex() else (part,))]
+
+
+def momenta(iterations: int) -> list[float]:
+    """``(t_k − 1) / t_(k+1)`` of FISTA."""
+    found, t = [], 1.0
+    for _ in range(iterations):
+        t_next = (1 + (1 + 4 * t * t) ** 0.5) / 2
+        found.append((t - 1) / t_next)
+        t = t_next
+    return found
 
 
 def _directions(p: Tensor, spacing: tuple[float, ...]) -> list[tuple[Tensor, int, float]]:

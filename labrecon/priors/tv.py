@@ -13,7 +13,8 @@ from labrecon.operators.difference import FiniteDifference
 from labrecon.options import flag, number, whole
 from labrecon.prior import PriorError
 from labrecon.priors.box import NonNegative
-from labrecon.priors.dual_steps import tv_in_place
+from labrecon.priors.dual_gradient import tv_followed
+from labrecon.priors.dual_steps import momenta, tv_in_place
 from labrecon.priors.l1 import GroupL1, below_zero, group_length, nonnegative, squared_length
 from labrecon.priors.weighted import Weighted, grouped
 from labrecon.space import Space
@@ -111,22 +112,25 @@ class TV(Differences):
 
     def prox(self, x: Tensor, step: Tensor | float) -> Tensor:
         """``argmin_u step · g(u) + ½‖u − x‖²``."""
-        nabla = self.gradient(x)
-        strength = step * self.weight
+        spacing, strength = self.gradient(x).spacing, step * self.weight
+        if self.nonneg and x.is_complex():
+            nonnegative(x, "TV")
         if not _differentiated(x, strength):
-            if self.nonneg and x.is_complex():
-                nonnegative(x, "TV")
-            return tv_in_place(x, strength, nabla.spacing, self.iterations, nonneg=self.nonneg)
+            return tv_in_place(x, strength, spacing, self.iterations, nonneg=self.nonneg)
+        return tv_followed(
+            x, strength, spacing, self.iterations, nonneg=self.nonneg, again=self._by_autograd
+        )
+
+    def _by_autograd(self, x: Tensor, strength: Tensor | float) -> Tensor:
+        nabla = self.gradient(x)
         radius = grouped(strength, self.axis)
         rate = nabla.norm() ** -2
         # The dual variable is scaled by the strength, so that a strength of 0 needs no division.
         p = q = torch.zeros_like(nabla(x))
-        t = 1.0
-        for _ in range(self.iterations):
+        for momentum in momenta(self.iterations):
             moved = in_balls(q + rate * nabla(self._primal(x, nabla, q)), radius, self.axis)
-            t_next = (1 + (1 + 4 * t * t) ** 0.5) / 2
-            q = moved + ((t - 1) / t_next) * (moved - p)
-            p, t = moved, t_next
+            q = moved + momentum * (moved - p)
+            p = moved
         return self._primal(x, nabla, p)
 
     def _primal(self, x: Tensor, nabla: FiniteDifference, p: Tensor) -> Tensor:

@@ -25,9 +25,10 @@ def calibration_note(found: Calibration) -> str:
     if found.inflation > 1:
         level = f" They are {found.inflation:.2g} times what the noise makes, for the misfit."
     return (
-        f"{how}{some}; {found.statement}. χ² per degree of freedom {found.chi2_before:.3g} before, "
-        f"{found.chi2:.3g} after. Errors are one standard deviation, the object unknown."
-        f"{level}"
+        f"{how}{some}; {found.statement}. χ² per degree of freedom of the best object of a "
+        f"quadratic prior, which is not the image: {found.chi2_before:.3g} with the values before, "
+        f"{found.chi2:.3g} with the estimates. Errors are one standard deviation, the object "
+        f"unknown.{level}"
     )
 
 

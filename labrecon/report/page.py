@@ -12,6 +12,7 @@ import jinja2
 from labrecon.io.plain import brief, dumps
 from labrecon.plugins import Host
 from labrecon.report.data import ReportData
+from labrecon.report.ending import ending
 from labrecon.report.sections import SECTIONS, Section, resolution_text
 from labrecon.report.uncertainty import uncertainty_section
 
@@ -70,22 +71,25 @@ def page_or_warning(make: Callable[[], str], warnings: list[str]) -> str:
 def _tiles(data: ReportData) -> list[tuple[str, str, str]]:
     """Label, value and note of the numbers at the top."""
     solution, quality = data.main.solution, data.main.quality
-    ended = {"iterations": "iteration limit", "time": "time limit"}
+    told = data.provenance["reconstructions"][0]
+    ended, count = ending(told)
     shape = " × ".join(map(str, solution.x.shape))
     tiles = [
-        ("Method", data.main.task.plan.title, f"{solution.state.k} iterations"),
-        ("Status", ended.get(solution.status, solution.status), f"{solution.seconds:.3g} s"),
+        ("Method", data.main.task.plan.title, count),
+        ("Status", ended, f"{solution.seconds:.3g} s"),
         ("Volume", shape, _voxel_text(data.voxel_size)),
     ]
     if quality.chi2 is None:
         note = f"{data.instrument.data_unit} · noise level not stated".lstrip("· ")
         tiles.append(("Residual", f"{quality.deviation:.3g}", note))
     else:
-        tiles.append(("χ² per sample", f"{quality.chi2:.3g}", "1 = fits within the noise"))
+        tiles.append(
+            ("χ² per sample", f"{quality.chi2:.3g}", "of the volume; 1 = fits within the noise")
+        )
     for shown in data.scan.curves:
         if shown.marker is not None:
             tiles.append((shown.title, f"{shown.marker:.6g}", shown.xlabel))
-    for name, value in data.provenance["reconstructions"][0]["metrics"].items():
+    for name, value in told["metrics"].items():
         tiles.append((name.upper(), f"{value:.4g}", "against the known truth"))
     split = quality.split_half
     if split is not None:

@@ -20,6 +20,7 @@ from labrecon.report.calibration import (
     calibration_rows,
 )
 from labrecon.report.data import ReportData
+from labrecon.report.ending import ending
 from labrecon.report.pictures import (
     Picture,
     data_picture,
@@ -146,7 +147,7 @@ def _comparison_row(told: dict[str, Any], metrics: tuple[str, ...]) -> tuple[str
     return (
         told["title"],
         " × ".join(map(str, told["data_shape"])),
-        told["status"],
+        ending(told)[0],
         str(told["iterations"]),
         f"{told['seconds']:.3g}",
         "–" if chi2 is None else f"{chi2:.3g}",

@@ -28,7 +28,7 @@ def uncertainty_section(data: ReportData) -> Section | None:
     rows: list[tuple[str, ...]] = []
     if found.card is not None:
         drawn = [("calibration", _calibration(found.card))]
-        columns = ("samples", "covered", "mean half-width")
+        columns = ("samples", "covered", f"mean half-width, {data.unit}".removesuffix(", "))
         rows = _rows(found, found.card)
     if x.ndim < 2:
         lines = {"half-width": width.numpy()}
@@ -66,6 +66,7 @@ def _note(found: Intervals) -> str:
             "The share is an expectation over objects like those, measured as the calibration "
             "supposes; a single object, or a part of one, may have less."
         )
+    parts += [f"Note: {told}." for told in found.cautions]
     if found.covered is not None:
         parts.append(f"Of the known truth {100 * found.covered:.1f} % are inside.")
     rhat = found.told.get("rhat")
@@ -90,8 +91,7 @@ def _calibration(card: IntervalsCard) -> str:
 def _rows(found: Intervals, card: IntervalsCard) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     if found.row is not None:
-        covered = f"{100 * found.row.coverage:.1f} %"
-        rows.append(("all", covered, f"{found.row.half_width:.3g}"))
+        rows.append(("all", found.row.covered, f"{found.row.half_width:.3g}"))
         rows.append(("of the worst object", f"{100 * found.row.lowest:.1f} %", "–"))
     if found.level == card.strata_level:
         rows += [(s.name, f"{100 * s.coverage:.1f} %", f"{s.half_width:.3g}") for s in card.strata]

@@ -158,7 +158,6 @@ class Alternating(Solver):
             p,
             x,
             method="alternating",
-            before=problem.operator(x),
             history=records,
             last=last,
             over=state.k - int(earlier["step"]),

@@ -160,7 +160,9 @@ def place_order(
     host = host or plugins.host()
     if isinstance(instrument, str):
         instrument = find_instrument(instrument, host)
+    overrides = list(overrides)
     document = train_document(recipe, instrument, task)
+    _drop_usual(document, instrument, network, overrides)
     if network is not None:
         told = f"--network {network}"
         document = tomlfile.with_value(document, ("network", "name"), network, told)
@@ -192,6 +194,17 @@ def place_order(
     )
 
 
+def _drop_usual(
+    document: tomlfile.Document, instrument: Instrument, network: str | None, overrides: list[str]
+) -> None:
+    """Leave out the instrument's own options of a network where another one is asked for."""
+    usual = instrument.recipes().get("train", {}).get("network")
+    named = [word.partition("=")[2] for word in overrides if word.startswith("network.name=")]
+    chosen = [name for name in (network, *named) if name is not None]
+    if usual and chosen and document.values["network"] == usual and chosen[-1] != usual["name"]:
+        document.values["network"] = {}
+
+
 def _geometry(
     instrument: Instrument,
     plan: Plan,
@@ -210,7 +223,7 @@ def _geometry(
     if pairs:
         return pairs[0][2].geometry
     if geometry is not None:
-        return reading.read_geometry(instrument, Path(geometry))
+        return instrument.assumed(reading.read_geometry(instrument, Path(geometry)))
     if scan is not None:
         read = reading.read(instrument, Path(scan), host)
         return reading.prepare(instrument, read, plan).geometry

@@ -123,8 +123,9 @@ def load_train_recipe(
 ) -> TrainRecipe:
     """The training recipe in a TOML file, of an instrument by name, or given as a mapping.
 
-    What it does not say about preparation and operator is taken from the instrument's recipe
-    ``"recon"``, so that scans reach the network as they would reach any solver.
+    What it does not say about preparation, operator and network is taken from the instrument's recipe
+    ``"train"``, or else ``"recon"``, so that scans reach the network as they would reach any
+    solver.
 
     Raises:
         RecipeError: unknown recipe, key or value; the message names the file, the line and the
@@ -138,8 +139,10 @@ def train_document(
 ) -> Document:
     """The values of a training recipe, before overrides are applied and names are checked."""
     document = find_document(source, instrument, task)
-    usual = instrument.recipes().get("recon", {})
-    for name in ("prepare", "operator"):
+    recipes = instrument.recipes()
+    # What tells an operator how often it will be applied is not that of a single inversion.
+    usual = {**recipes.get("recon", {}), **recipes.get("train", {})}
+    for name in ("prepare", "operator", *(["network"] if task == "train" else [])):
         if name in usual:
             document.values.setdefault(name, usual[name])
     return document
@@ -156,7 +159,19 @@ def resolve_train_recipe(
     """The checked recipe of a document; see `load_train_recipe`."""
     recipe = validated(kind, document, overrides)
     _check_fit(recipe)
+    if kind is TrainRecipe and _learns_numbers(recipe.network):
+        # Adam's steps change a logarithm by the learning rate: 1e-3 would need fifty epochs.
+        usual: dict[str, Any] = {"learning_rate": 2e-2, "schedule": "cosine"}
+        if "steps" not in recipe.fit:
+            usual["epochs"] = 4
+        recipe = recipe.model_copy(update={"fit": {**usual, **recipe.fit}})
+        _check_fit(recipe)
     return recipe
+
+
+def _learns_numbers(network: NetworkTable) -> bool:
+    """Whether a few numbers are learned, each by its logarithm: few large steps suffice."""
+    return network.name == "unrolled" and not {"learn", "prior"} & set(network.options)
 
 
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)

@@ -14,13 +14,8 @@ from labrecon.job import Job
 from labrecon.operator import Operator
 from labrecon.plan import Plan, make_plans
 from labrecon.solvers.chains import ChainState
-from labrecon.uncertainty.card import (
-    INTERVALS,
-    IntervalsCard,
-    LevelRow,
-    fingerprint,
-    load_intervals,
-)
+from labrecon.uncertainty.card import IntervalsCard, LevelRow
+from labrecon.uncertainty.matching import find_card, of_another, row_asked, where_named
 
 __all__ = ["Asked", "check_asked", "error_bars", "heuristic", "is_sampler"]
 
@@ -62,15 +57,15 @@ def check_asked(job: Job) -> None:
     """
     if job.recipe.uncertainty.method == "none":
         return
-    card, named = _card(job)
+    card, named = find_card(job)
     if card is None:
         _method(job)
         return
-    why = _of_another(job, card)
+    why = of_another(job, card)
     if why and named:
-        raise RecipeError(f"{job.recipe.where('uncertainty', 'calibration')}: {why}")
+        raise RecipeError(f"{where_named(job)}: {why}")
     if not why:
-        _row(job, card)
+        row_asked(job, card)
 
 
 def error_bars(job: Job, geometry: BaseModel, operator: Operator) -> Asked | None:
@@ -85,13 +80,13 @@ def error_bars(job: Job, geometry: BaseModel, operator: Operator) -> Asked | Non
     """
     if job.recipe.uncertainty.method == "none":
         return None
-    card, named = _card(job)
+    card, named = find_card(job)
     if card is None:
         return heuristic(job, geometry, operator)
-    where = job.recipe.where("uncertainty", "calibration")
-    if why := _of_another(job, card):
+    where = where_named(job)
+    if why := of_another(job, card):
         return _without(job, geometry, operator, f"{where}: {why}", refuse=named)
-    level, row = _row(job, card)
+    level, row = row_asked(job, card)
     differing = card.differences(geometry, operator, job.instrument.tolerances)
     if differing:
         why = (
@@ -157,61 +152,6 @@ def _without(
     job.warnings.append(why)
     found = heuristic(job, geometry, operator)
     return None if found is None else replace(found, why=why)
-
-
-def _card(job: Job) -> tuple[IntervalsCard | None, bool]:
-    """The calibration, and whether the recipe names it."""
-    given, model = job.recipe.uncertainty.calibration, job.plans[0].model
-    if given is not None:
-        return load_intervals(Path(given)), True
-    if model is not None and (model.folder / INTERVALS).is_file():
-        return load_intervals(model.folder / INTERVALS), False
-    return None, False
-
-
-def _of_another(job: Job, card: IntervalsCard) -> str:
-    """In words, that a calibration is not for this reconstruction; "" where it is."""
-    if card.instrument == job.instrument.name and card.fingerprint == fingerprint(job.plans[0]):
-        return ""
-    return (
-        f"the intervals were calibrated for {card.title} ({card.instrument}), and not for this "
-        "reconstruction as it is now: calibrate again with `labrecon intervals`"
-    )
-
-
-def _row(job: Job, card: IntervalsCard) -> tuple[float, LevelRow]:
-    """The level that is asked for, and its row."""
-    _require_same_method(job, card)
-    table = job.recipe.uncertainty
-    level = card.strata_level if table.level is None else table.level
-    row = card.at(level)
-    if row is None:
-        levels = ", ".join(f"{each.level:g}" for each in card.levels)
-        raise RecipeError(
-            f"{job.recipe.where('uncertainty', 'level')}: {level:g} was not calibrated; "
-            f"there are {levels}"
-        )
-    return level, row
-
-
-def _require_same_method(job: Job, card: IntervalsCard) -> None:
-    table, where = job.recipe.uncertainty, job.recipe.where
-    if table.method not in ("auto", card.method):
-        raise RecipeError(
-            f"{where('uncertainty', 'method')}: the intervals were calibrated for the method "
-            f"{card.method!r}, not for {table.method!r}: leave it out, or calibrate again"
-        )
-    if table.draws not in (None, card.draws):
-        raise RecipeError(
-            f"{where('uncertainty', 'draws')}: the intervals were calibrated with {card.draws} "
-            f"draws, not with {table.draws}: leave it out, or calibrate again"
-        )
-    if table.members:
-        names = "names the members itself" if card.method == "ensemble" else "is of no ensemble"
-        raise RecipeError(
-            f"{where('uncertainty', 'members')}: the calibration {names}: leave it out, or "
-            "calibrate again"
-        )
 
 
 def is_sampler(job: Job, plan: Plan) -> bool:

@@ -22,7 +22,7 @@ from labrecon.stages import Watcher
 from labrecon.uncertainty.asked import DRAWS, LEVEL, Asked, heuristic
 from labrecon.uncertainty.card import INTERVALS, IntervalsCard
 from labrecon.uncertainty.conformal import fewest_objects
-from labrecon.uncertainty.heldout import held_out
+from labrecon.uncertainty.heldout import held_out, objects_in_all
 from labrecon.uncertainty.looked import look
 from labrecon.uncertainty.measured import card_of
 
@@ -115,7 +115,7 @@ def calibrate_intervals(
         held = held_out(
             job, acquired, operator, objects=folder, dataset=dataset, unit=unit, count=count
         )
-    _require_enough(len(held.calibrate), asked.level)
+    _require_enough(len(held.calibrate), asked.level, simulated=objects is None)
     with job.clock("calibrate"), torch.no_grad():
         order = [*held.calibrate, *held.measure]
         looked = []
@@ -151,7 +151,7 @@ def _geometry(job: Job, geometry: str | Path | None, scan: str | Path | None) ->
     if model is not None:
         return job.instrument.Geometry.model_validate(model.card.geometry)
     if geometry is not None:
-        return reading.read_geometry(job.instrument, Path(geometry))
+        return job.instrument.assumed(reading.read_geometry(job.instrument, Path(geometry)))
     if scan is not None:
         read = reading.read(job.instrument, Path(scan), job.host)
         return reading.prepare(job.instrument, read, job.plans[0]).geometry
@@ -182,10 +182,17 @@ def _asked(job: Job, geometry: BaseModel, operator: Operator) -> Asked:
     )
 
 
-def _require_enough(count: int, level: float) -> None:
-    if count < fewest_objects(level):
+def _require_enough(count: int, level: float, *, simulated: bool) -> None:
+    needed = fewest_objects(level)
+    if count < needed:
+        total = objects_in_all(needed)
+        give = (
+            f"use --count {total} or more"
+            if simulated
+            else f"give about {total} objects, each in a file of its own"
+        )
         raise ObjectsError(
             f"{count} objects to calibrate on are too few for intervals of {level:g}: they need "
-            f"{fewest_objects(level)}, and half as many again to measure coverage on; give "
-            "more objects (--count, --objects), or a lower level (uncertainty.level)"
+            f"{needed}: {give} (a third is to measure coverage on), or take a lower level "
+            "(uncertainty.level)"
         )

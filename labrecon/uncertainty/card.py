@@ -23,6 +23,7 @@ __all__ = [
     "StratumRow",
     "fingerprint",
     "load_intervals",
+    "made_by",
 ]
 
 INTERVALS = "intervals.json"
@@ -43,6 +44,14 @@ class LevelRow(_Row):
     error: float | None
     lowest: float
     half_width: float
+
+    @property
+    def covered(self) -> str:
+        """Coverage in per cent, with its standard error."""
+        error = 0.0 if self.error is None else 100 * self.error
+        # An error that rounds to 0.0 would read as none.
+        digits = f"{error:.1f}" if error >= 0.05 else f"{error:.1g}"
+        return f"{100 * self.coverage:.1f}{f' ± {digits}' if error else ''} %"
 
 
 class StratumRow(_Row):
@@ -67,6 +76,7 @@ class IntervalsCard(_Row):
         instrument: its name.
         title: of the reconstruction.
         fingerprint: of what makes it, see `fingerprint`.
+        reconstruction: the same in full, see `made_by`; nothing in older files.
         method: of the heuristic deviation.
         draws: of the bootstrap.
         members: of the ensemble, the main network apart.
@@ -74,6 +84,7 @@ class IntervalsCard(_Row):
         domain: of the objects.
         range: of the data.
         objects: where they are from.
+        unit: of their values, and of half-widths.
         scatter: least and largest of the simulated data, see `labrecon.uncertainty.scatter`; None
             where the noise level is not known.
         calibrated_on: number of objects that the factors are from.
@@ -88,6 +99,7 @@ class IntervalsCard(_Row):
     instrument: str
     title: str
     fingerprint: str
+    reconstruction: dict[str, Any] = {}
     method: Literal["bootstrap", "ensemble", "posterior"]
     draws: int
     members: tuple[Member, ...] = ()
@@ -95,6 +107,7 @@ class IntervalsCard(_Row):
     domain: SpaceCard
     range: SpaceCard
     objects: str
+    unit: str = ""
     scatter: tuple[float, float] | None = None
     calibrated_on: int
     measured_on: int
@@ -118,8 +131,8 @@ class IntervalsCard(_Row):
         return found
 
 
-def fingerprint(plan: Plan) -> str:
-    """A hash of what turns data into an estimate: network, or solver and prior; nuisances.
+def made_by(plan: Plan) -> dict[str, Any]:
+    """What turns data into an estimate, as plain values: network, or solver and prior; nuisances.
 
     Preparation is not in it: it makes the data that are calibrated for.
     """
@@ -133,7 +146,13 @@ def fingerprint(plan: Plan) -> str:
     else:
         told["solver"] = plan.solver.model_dump(mode="json", exclude=_NO_MATTER)
         told["prior"] = plan.prior.model_dump(mode="json")
-    text = json.dumps(told, sort_keys=True, default=str)
+    plain: dict[str, Any] = json.loads(json.dumps(told, sort_keys=True, default=str))
+    return plain
+
+
+def fingerprint(plan: Plan) -> str:
+    """A hash of `made_by`."""
+    text = json.dumps(made_by(plan), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from labrecon.job import Job
 from labrecon.learners.samples import sample_generator, split
 from labrecon.operator import Operator
 
-__all__ = ["HeldOut", "held_out", "simulated_scan"]
+__all__ = ["HeldOut", "held_out", "objects_in_all", "simulated_scan"]
 
 #: Of the generators, so that these objects are not those of a training with the same seed.
 _OBJECTS, _NOISE = -11, -12
@@ -46,6 +47,19 @@ class HeldOut:
     measure: Sequence[int]
     told: str
     inputs: Sequence[Path] = ()
+
+
+def objects_in_all(calibrated: int) -> int:
+    """How many objects there must be for so many to be calibrated on, each of a file of its own.
+
+    Example:
+        >>> objects_in_all(9), objects_in_all(19)
+        (13, 28)
+    """
+    count = calibrated + 1
+    while count - max(1, math.floor(_MEASURED * count)) < calibrated:
+        count += 1
+    return count
 
 
 def held_out(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from labrecon.uncertainty.card import IntervalsCard, LevelRow
+from labrecon.uncertainty.cautions import cautions
 from labrecon.uncertainty.conformal import stated_deviation
 
 __all__ = ["Intervals", "make_intervals", "normal_factor"]
@@ -49,12 +50,18 @@ class Intervals:
                 f"{100 * self.level:.4g} % intervals by {self.method}, not calibrated: "
                 f"{self.factor:.3g} deviations, as if errors were normal"
             )
-        error = "" if self.row.error is None else f" ± {100 * self.row.error:.1f}"
         return (
             f"{100 * self.level:.4g} % intervals, calibrated on {self.card.calibrated_on} objects; "
-            f"measured coverage {100 * self.row.coverage:.1f}{error} % on "
-            f"{self.card.measured_on} others"
+            f"measured coverage {self.row.covered} on {self.card.measured_on} others"
         )
+
+    @property
+    def cautions(self) -> list[str]:
+        """What a reader should know of the calibration; nothing where there is none."""
+        if self.card is None or self.row is None:
+            return []
+        on = {"calibrated_on": self.card.calibrated_on, "measured_on": self.card.measured_on}
+        return cautions(self.level, **on)
 
     def numbers(self) -> dict[str, Any]:
         """All but the map."""
@@ -63,6 +70,8 @@ class Intervals:
             "level": self.level,
             "factor": self.factor,
             "calibrated": self.row is not None,
+            "statement": self.statement,
+            "cautions": self.cautions,
             "mean_half_width": float(self.half_width.double().mean()),
             **self.told,
         }

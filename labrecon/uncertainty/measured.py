@@ -19,6 +19,7 @@ from labrecon.uncertainty.card import (
     Member,
     StratumRow,
     fingerprint,
+    made_by,
 )
 from labrecon.uncertainty.conformal import (
     CalibrationError,
@@ -93,6 +94,7 @@ def card_of(
         instrument=job.instrument.name,
         title=plan.title,
         fingerprint=fingerprint(plan),
+        reconstruction=made_by(plan),
         method=asked.method,  # type: ignore[arg-type]
         draws=asked.draws,
         members=tuple(
@@ -104,6 +106,7 @@ def card_of(
         domain=SpaceCard.of(operator.domain),
         range=SpaceCard.of(operator.range),
         objects=held.told,
+        unit=job.instrument.unit,
         scatter=(min(scatter), max(scatter)) if scatter else None,
         calibrated_on=len(used),
         measured_on=len(rest),

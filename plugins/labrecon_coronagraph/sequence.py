@@ -46,7 +46,7 @@ class ADISequence(Operator):
         )
         self.geometry = geometry
         self.nuisance("angles", torch.tensor(geometry.angles, dtype=dtype))
-        self.nuisance("centre", torch.tensor(geometry.centre, dtype=dtype))
+        self.nuisance("centre", torch.tensor(geometry.centre, dtype=dtype), numbers=("y", "x"))
         self.sources = PointSources(geometry.shape, geometry.psf.tensor(torch.float64).to(dtype))
         self.register_buffer("transmission", transmission(geometry).to(dtype))
         self.register_buffer("steps", _steps(geometry).to(dtype))

@@ -84,7 +84,7 @@ def _inverse(operator: CTProjector, data: Tensor, window: str) -> Tensor:
     data = data * weights
     if geometry.beam == "cone":
         data = data * _cosines(geometry, u, device).to(data)
-    left, right = _beyond(geometry, float(centre))
+    left, right = _beyond(geometry, float(centre.detach()))
     data = torch.nn.functional.pad(data, (left, right))
     columns += left + right
     transfer = ramp(columns, pitch, window).to(data)

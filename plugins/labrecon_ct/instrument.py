@@ -67,6 +67,12 @@ class CTInstrument(Instrument):
             {"angles": angles, "columns": 128, "column_pitch": 0.5, "open_beam": OPEN_BEAM}
         )
 
+    def examples(self) -> Mapping[str, CTGeometry]:
+        """In 2D, and in 3D, where the detector may be tilted."""
+        angles = tuple(math.pi * i / 4 for i in range(4))
+        volume = CTGeometry.model_validate({"angles": angles, "columns": 8, "rows": 4})
+        return {"2D": self.example(), "3D": volume}
+
     # Named options, so that a recipe with a typo is refused before anything is read.
     def operator(
         self,
@@ -93,7 +99,13 @@ class CTInstrument(Instrument):
     def noise(self, geometry: Any) -> Noise:
         """Photon and electronic noise of line integrals, with the dose of each view."""
         dose = torch.tensor(geometry.dose or (1.0,) * len(geometry.angles), dtype=torch.float64)
-        return TransmissionNoise(geometry.open_beam or OPEN_BEAM, ELECTRONIC, dose)
+        return TransmissionNoise(self.assumed(geometry).open_beam, ELECTRONIC, dose)
+
+    def assumed(self, geometry: Any) -> Any:
+        """5 · 10⁴ counts of an open beam that is not stated."""
+        if geometry.open_beam is not None:
+            return geometry
+        return geometry.model_copy(update={"open_beam": OPEN_BEAM})
 
     def objects(self, geometry: Any, n: int, generator: torch.Generator) -> Tensor:
         """Random bodies with inclusions, see `labrecon_ct.phantoms`."""
@@ -146,7 +158,7 @@ class CTInstrument(Instrument):
         return {"angles-csv": export_angles}
 
     def recipes(self) -> Mapping[str, Mapping[str, Any]]:
-        """``recon`` (FBP), ``tv``, ``compare`` with every fourth view, and ``demo``."""
+        """``recon`` (FBP), ``tv``, ``compare`` with every fourth view, ``train`` and ``demo``."""
         prepare = [{"step": name} for name in PREPARE]
         direct: dict[str, Any] = {
             "prepare": prepare,
@@ -164,6 +176,12 @@ class CTInstrument(Instrument):
             "recon": direct,
             "tv": {"prepare": prepare, **tv},
             "compare": {**direct, "compare": beside},
+            # Line integrals are precise: TV takes little.
+            "train": {
+                "prepare": prepare,
+                "operator": {},
+                "network": {"name": "unrolled", "threshold": 1e-3},
+            },
             "design": DESIGN,
             "demo": {**demo, "compare": [{"title": "FBP", "solver": {"name": "direct"}}]},
         }

@@ -109,6 +109,15 @@ class MRIInstrument(Instrument):
             }
         )
 
+    def examples(self) -> Mapping[str, MRIGeometry]:
+        """Cartesian, and along a trajectory, whose gradients may be late."""
+        from labrecon_mri.trajectories import radial
+
+        matrix, fov = (16, 16), (0.22, 0.22)
+        path = radial(8, 32, matrix, fov)
+        spokes = MRIGeometry.model_validate({"matrix": matrix, "fov": fov, "trajectory": path})
+        return {"Cartesian": self.example(), "along a trajectory": spokes}
+
     # Named options, so that a recipe with a typo is refused before anything is read.
     def operator(
         self,
@@ -149,8 +158,16 @@ class MRIInstrument(Instrument):
         return random_objects(geometry, n, generator)
 
     def simulate(self, geometry: Any, generator: torch.Generator) -> Scan:
-        """A scan of one sample object; what is not measured stays 0, as in a file."""
-        scan = super().simulate(geometry, generator)
+        """A scan of one sample object; what is not measured stays 0, as in a file.
+
+        Several coils without sensitivities are those of a birdcage, which the scan does not state.
+        """
+        from labrecon_mri.phantoms import birdcage_maps
+
+        seen = geometry
+        if geometry.coils > 1 and geometry.maps is None:
+            seen = geometry.changed(maps=birdcage_maps(geometry.coils, geometry.matrix))
+        scan = super().simulate(seen, generator).replace(geometry=geometry)
         if geometry.mask is None:
             return scan
         mask = (geometry.mask.tensor() != 0).to(scan.data.dtype)

@@ -91,7 +91,8 @@ class NUFFT(Operator):
         edge = torch.tensor([n / (2 * length) for n, length in zip(shape, self.fov, strict=True)])
         reach = feasible if feasible is not None else Box(-edge, edge, unit="cycles/m")
         self.design("trajectory", trajectory.to(torch.float64), reach)
-        self.nuisance("delay", torch.zeros(ndim, dtype=torch.float64), Box(unit="samples"))
+        delay = torch.zeros(ndim, dtype=torch.float64)
+        self.nuisance("delay", delay, Box(unit="samples"), numbers=axes)
         self._kernel: tuple[Tensor, Toeplitz] | None = None
         self._density: tuple[Tensor, Tensor] | None = None
 

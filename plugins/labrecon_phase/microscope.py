@@ -20,7 +20,7 @@ class Microscope(Operator):
     """Base of `AbbeImaging` and `WeakObject`.
 
     Designs: ``patterns`` (exposure, led). Nuisances: ``led_shift`` (x, y) in mm, ``led_rotation``
-    in degrees, ``led_height`` in mm, and ``zernike`` in rad.
+    in degrees, ``led_height`` in mm, and ``zernike`` in rad, by Noll's index from 1 on.
 
     Args:
         geometry: the acquisition.
@@ -43,14 +43,15 @@ class Microscope(Operator):
         self.real = dtype
         self.register_buffer("leds", geometry.leds.tensor(torch.float64))
         shift = torch.tensor(geometry.led_shift, dtype=torch.float64)
-        self.nuisance("led_shift", shift, Box(unit="mm"))
+        self.nuisance("led_shift", shift, Box(unit="mm"), numbers=("x", "y"))
         rotation = torch.tensor(geometry.led_rotation, dtype=torch.float64)
         self.nuisance("led_rotation", rotation, Box(unit="deg"))
         height = torch.tensor(geometry.led_height, dtype=torch.float64)
         self.nuisance("led_height", height, Box(unit="mm"))
         coefficients = torch.zeros(ZERNIKES, dtype=torch.float64)
         coefficients[: len(geometry.aberration)] = coefficients.new_tensor(geometry.aberration)
-        self.nuisance("zernike", coefficients, Box(unit="rad"))
+        noll = [f"Z{j}" for j in range(1, ZERNIKES + 1)]
+        self.nuisance("zernike", coefficients, Box(unit="rad"), numbers=noll)
         patterns = geometry.patterns.tensor(dtype)
         self.design("patterns", patterns, LEDPatterns(self._allowed(), geometry.levels))
 

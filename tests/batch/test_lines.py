@@ -22,7 +22,7 @@ def test_a_line_now_and_then_of_how_far_it_is(monkeypatch, capsys) -> None:
     now = batch_command.PAUSE - 1
     assert look(45) == ""
     now = 600.0
-    assert look(48, 2) == "50 of 100, 2 failed; about 0:50:00 left\n"
+    assert look(48, 2) == "50 of 100, 2 failed; about 50 min left\n"
     now = 610.0
     assert look(52, 2) == ""
     now = 700.0

@@ -64,6 +64,16 @@ class Camera(Instrument):
         return torch.rand(n, SIDE, SIDE, generator=generator)
 
 
+class Tilted(Camera):
+    """The same, which may be tilted if it drifts."""
+
+    def operator(self, geometry: Any) -> Operator:
+        made = Frames(geometry.drift)
+        if geometry.drift:
+            made.nuisance("tilt", torch.zeros(()))
+        return made
+
+
 def taken(*batch: int) -> Scan:
     """Images of a camera that drifts, which its geometry does not know."""
     generator = torch.Generator().manual_seed(0)
@@ -148,6 +158,12 @@ def test_report_summary_and_provenance_tell_it(tmp_path) -> None:
     found = told["reconstructions"][0]["calibration"]["estimates"]["drift"]
     assert found["unit"] == "pixels"
     assert 0 < found["error"] < 0.02
+    both = told["reconstructions"][0]["calibration"]
+    assert both["chi2_before"] > 3 * both["chi2"]
+    assert (
+        "best object of a quadratic prior, which is not the image: "
+        f"{both['chi2_before']:.3g} with the values before, {both['chi2']:.3g} with the estimates"
+    ) in page
     assert found["start"] == 0.0
 
 
@@ -180,8 +196,21 @@ class TestRecipe:
 
     @pytest.mark.parametrize("method", ["projection", "alternating"])
     def test_unknown_nuisance(self, method: str) -> None:
-        with pytest.raises(ReconstructionError, match=r"no nuisance 'drft'; it has drift, idle"):
-            outcome(calibrate={"nuisances": ["drft"], "method": method})
+        """Told before anything is read, as the camera has no kind of acquisition with it."""
+        match = r"the recipe: .* no nuisance 'drft'; it has drift, idle .*'drift'\?"
+        with pytest.raises(RecipeError, match=match):
+            assemble_job(Camera(), recipe={"calibrate": {"nuisances": ["drft"], "method": method}})
+        table = {**DRIFTING, "method": method, "bounds": {"drft": [0.0, 1.0]}}
+        with pytest.raises(RecipeError, match="no nuisance 'drft'"):
+            assemble_job(Camera(), recipe={"calibrate": table})
+
+    def test_a_nuisance_of_other_acquisitions(self) -> None:
+        """An error of the recipe, told as soon as there is an operator, and not after the solve."""
+        table = {"nuisances": ["drift", "tilt"], "bounds": {"tilt": [0.0, 1.0]}}
+        job = assemble_job(Tilted(), recipe={"solver": CG, "calibrate": table})
+        with pytest.raises(RecipeError, match=r"calibrate\.nuisances: .* no nuisance 'tilt'"):
+            compute(job, taken(), None)
+        assert "calibrate" not in job.clock.seconds
 
     def test_a_start_outside_of_the_bounds(self) -> None:
         with pytest.raises(ReconstructionError, match="starts at 0 pixels, outside of its bounds"):

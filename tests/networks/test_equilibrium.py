@@ -441,6 +441,9 @@ def test_what_is_told() -> None:
     assert found.told["contraction"] == pytest.approx(
         float(1 - (values[-1] / values[0]) ** 2), abs=1e-3
     )
+    assert found.told["distance"] == pytest.approx(
+        found.told["residual"] / (1 - found.told["contraction"])
+    )
     assert found.told["iterations"] == len(found.trace)
     steps = Unrolled(solver, 3).reconstruct(Problem(Dense(matrix), random(ROWS)), trace=True)
     for ours, theirs in zip(found.trace, steps.trace, strict=False):

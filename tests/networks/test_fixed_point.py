@@ -119,6 +119,23 @@ def test_the_contraction_of_anderson_is_a_lower_bound() -> None:
     assert 0.5 < found.contraction <= 0.9 + 1e-6
 
 
+@pytest.mark.parametrize("rate", [0.3, 0.9, 0.99])
+def test_how_far_the_fixed_point_of_a_slow_map_is(rate: float) -> None:
+    """``z = rate · z + b``: the residual says (1 − rate) of the distance."""
+    goal = torch.tensor([[3.0, 4.0]]).double()
+    apply = affine(rate * torch.eye(2).double(), (1 - rate) * goal[0])
+    found = search(apply, torch.zeros(1, 2).double(), Picard(), tolerance=1e-3)
+    away = float((found.z - goal).norm() / apply(found.z).norm())
+    assert away > 0.9e-3 * rate / (1 - rate)
+    assert found.distance == pytest.approx(away, rel=1e-6)
+
+
+def test_a_map_that_does_not_contract_has_no_distance() -> None:
+    found = search(lambda z: 1.1 * z + 1, torch.zeros(1, 2).double(), Picard(), iterations=5)
+    assert found.contraction > 1
+    assert found.distance is None
+
+
 def test_damping_tames_a_map_that_overshoots() -> None:
     apply = affine(symmetric(torch.linspace(-1.5, 0.5, 6).double()), random(1, 6))
     zero = torch.zeros(1, 6).double()
@@ -152,6 +169,7 @@ def test_a_start_at_the_solution(make: type[Finder]) -> None:
     assert found.iterations == 1
     assert found.worst == 0
     assert found.contraction is None
+    assert found.distance is None
 
 
 @every_finder

@@ -40,6 +40,27 @@ def test_accelerated_dual_steps_converge_as_published() -> None:
     assert gaps[2] < gaps[0] / 50
 
 
+@pytest.mark.parametrize("dtype", [F64, torch.complex128])
+@pytest.mark.parametrize("spacing", [None, (1.0, 2.0)])
+@pytest.mark.parametrize("shape", [(), (3, 1, 1)])
+@pytest.mark.parametrize("nonneg", [False, True])
+def test_the_backward_pass_of_tv_is_that_of_its_iteration(dtype, spacing, shape, nonneg):
+    if nonneg and dtype.is_complex:
+        return
+    generator = torch.Generator().manual_seed(0)
+    x, against = torch.randn(2, 3, 7, 6, dtype=dtype, generator=generator)
+    strength = torch.full(shape, 0.2, dtype=F64)
+    prior = TV(1.0, nonneg=nonneg, spacing=spacing, iterations=15)
+    found = []
+    for prox in (prior.prox, prior._by_autograd):
+        leaves = x.clone().requires_grad_(), strength.clone().requires_grad_()
+        u = prox(*leaves)
+        loss = (u * against).real.sum() + u.abs().square().sum()
+        found.append((u.detach(), *torch.autograd.grad(loss, leaves)))
+    for ours, followed in zip(*found, strict=True):
+        torch.testing.assert_close(ours, followed, rtol=1e-12, atol=1e-12)
+
+
 def test_a_ramp_costs_its_height_and_a_constant_nothing() -> None:
     ramp = torch.arange(6, dtype=F64).expand(4, 6)
     assert float(TV().penalty(ramp)) == pytest.approx(4 * 5)

@@ -14,6 +14,7 @@ from tooth_halves import Halves, compared, figures, inverted, tooth
 pytestmark = pytest.mark.reproduction
 
 
+@pytest.mark.nightly
 def test_the_network_tells_the_other_half_better_than_total_variation(lab_data: Path) -> None:
     problem, made, chosen = compared(lab_data)
     network = figures(made["network"], problem)

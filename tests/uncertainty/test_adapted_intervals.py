@@ -70,7 +70,7 @@ def lab(tmp_path_factory, host) -> Path:
     adapt(folder / "run", folder / "wide", folder / "adapted", **options)
     more = {"overrides": ["iterations=3"], **given}
     adapt(folder / "run", folder / "wide", folder / "longer", **more)
-    settings = ["iterations=2", "fit.steps=60", "fit.nuisance_rate=0.04"]
+    settings = ["iterations=2", "coupling=0.01", "fit.steps=60", "fit.nuisance_rate=0.04"]
     adapt(
         folder / "run",
         folder / "shifted",

@@ -107,7 +107,10 @@ def test_intervals_of_another_network_are_not_used(models, toy_host, toy_scan, t
         overrides=setting,
         host=toy_host,
     )
-    assert "not for this reconstruction as it is now" in result.warnings[0]
+    assert result.warnings[0].startswith(f"{models / 'run1' / 'intervals.json'}: the intervals")
+    assert "not for this reconstruction as it is now:\n" in result.warnings[0]
+    old, new = (load_model(models / name).card.sha256[:12] for name in ("run0", "run1"))
+    assert f"\n  model.sha256: {old} → {new}\n" in result.warnings[0]
     assert "uncertainty" not in result.summary["reconstructions"][0]
     setting = [f"uncertainty.calibration={made.path}", *setting]
     with pytest.raises(RecipeError, match="not for this reconstruction as it is now"):

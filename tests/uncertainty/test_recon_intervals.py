@@ -129,8 +129,11 @@ def test_without_being_asked_there_are_none(toy_host, toy_scan, out):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"solver": {"name": "cg", "rho": 0.06, "iterations": 4}}, "not for this reconstruction"),
-        ({"solver": {"name": "direct"}}, "not for this reconstruction"),
+        (
+            {"solver": {"name": "cg", "rho": 0.06, "iterations": 4}},
+            r":\n  solver.rho: 0.05 → 0.06\n",
+        ),
+        ({"solver": {"name": "direct"}}, r"  solver.name: cg → direct\n"),
         ({"uncertainty": {"method": "ensemble"}}, "calibrated for the method 'bootstrap'"),
         ({"uncertainty": {"draws": 5}}, "with 4 draws, not with 5"),
         ({"uncertainty": {"level": 0.85}}, "0.85 was not calibrated; there are 0.5, 0.6"),
@@ -143,6 +146,21 @@ def test_what_was_not_calibrated_is_refused(toy_host, toy_scan, calibrated, out,
     with pytest.raises(RecipeError, match=told):
         reconstruct("toy", toy_scan, out, recipe=recipe, host=toy_host)
     assert not out.exists()
+
+
+def test_a_file_without_its_recipe_is_refused_all_the_same(
+    toy_host, toy_scan, calibrated, out, tmp_path
+):
+    """As labrecon wrote them before, with nothing but a hash."""
+    told = json.loads(calibrated.path.read_text())
+    del told["reconstruction"], told["unit"]
+    older = tmp_path / "older.json"
+    older.write_text(json.dumps(told))
+    table = {"level": 0.8, "calibration": str(older)}
+    reconstruct("toy", toy_scan, out, recipe={**RECIPE, "uncertainty": table}, host=toy_host)
+    recipe = {"solver": {**RECIPE["solver"], "rho": 0.06}, "uncertainty": table}
+    with pytest.raises(RecipeError, match="as it is now: calibrate again"):
+        reconstruct("toy", toy_scan, tmp_path / "b", recipe=recipe, host=toy_host)
 
 
 def test_limits_of_time_and_preparation_do_not_matter(toy_host, toy_scan, calibrated, out):
@@ -278,8 +296,30 @@ def test_wrong_tables_are_refused(toy_host, toy_scan, out, table, told):
 
 def test_too_few_objects_says_how_many(toy_host, tmp_path):
     recipe = {**RECIPE, "uncertainty": {"draws": 2, "level": 0.95}}
-    with pytest.raises(ObjectsError, match=r"8 objects .* they need 19, and half as many again"):
-        calibrate_intervals("toy", tmp_path / "i.json", recipe=recipe, count=12, host=toy_host)
+    path = tmp_path / "i.json"
+    with pytest.raises(ObjectsError, match=r"8 objects .* they need 19: use --count 28 or more"):
+        calibrate_intervals("toy", path, recipe=recipe, count=12, host=toy_host)
+    with pytest.raises(ObjectsError, match="18 objects to calibrate on are too few"):
+        calibrate_intervals("toy", path, recipe=recipe, count=27, host=toy_host)
+    made = calibrate_intervals("toy", path, recipe=recipe, count=28, host=toy_host)
+    assert (made.card.calibrated_on, made.card.measured_on) == (19, 9)
+
+
+def test_too_few_objects_of_a_folder(toy_host, tmp_path):
+    """There ``--count`` helps nobody."""
+    import numpy as np
+
+    for i, x in enumerate(Toy().objects(ToyGeometry(), 6, torch.Generator().manual_seed(2))):
+        np.save(tmp_path / f"{i}.npy", x.numpy())
+    with pytest.raises(ObjectsError, match="they need 9: give about 13 objects") as raised:
+        calibrate_intervals(
+            "toy",
+            tmp_path / "i.json",
+            recipe={"uncertainty": {"draws": 2, "level": 0.9}},
+            objects=tmp_path,
+            host=toy_host,
+        )
+    assert "--count" not in str(raised.value)
 
 
 def test_calibration_refuses_what_makes_no_sense(toy_host, tmp_path, calibrated):
@@ -324,13 +364,18 @@ def test_command(toy_host, toy_scan, tmp_path, monkeypatch):
     path, out = tmp_path / "i.json", tmp_path / "out"
     recipe = tmp_path / "r.toml"
     recipe.write_text(
-        '[solver]\nname = "cg"\niterations = 3\n[uncertainty]\ndraws = 2\nlevel = 0.5\n'
+        '[solver]\nname = "cg"\niterations = 3\n[uncertainty]\ndraws = 2\nlevel = 0.6\n'
     )
     words = ["intervals", "toy", "-r", str(recipe), "--count", "6", "-o", str(path)]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert "bootstrap: calibrated on 4 objects (simulated by toy), measured on 2" in done.stdout
     assert load_intervals(path).at(0.5) is not None
+    assert load_intervals(path).reconstruction["solver"]["iterations"] == 3
+    lines = done.stdout.splitlines()
+    assert lines[1].split("  ")[-1].strip() == "mean half-width, 1/mm"
+    assert any("4 objects to calibrate on are few" in line for line in lines)
+    assert any("± is from 2 objects" in line for line in lines)
     done = CliRunner().invoke(app, [*words, "--force", "--json"])
     assert json.loads(done.stdout)["calibrated_on"] == 4
     done = CliRunner().invoke(app, words)
@@ -340,3 +385,20 @@ def test_command(toy_host, toy_scan, tmp_path, monkeypatch):
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert (out / "half_width.h5").exists()
+    lines = done.stdout.splitlines()
+    assert f"half-width  {out / 'half_width.h5'}" in lines
+    told = next(line for line in lines if line.startswith("error bars: "))
+    assert told.startswith("error bars: 60 % intervals, calibrated on 4 objects; measured coverage")
+    assert "note: 4 objects to calibrate on are few" in done.stdout
+    page = (out / "report.html").read_text()
+    assert "4 objects to calibrate on are few" in page
+    assert "± is from 2 objects" in page
+    assert "mean half-width, 1/mm" in page
+
+
+def test_a_recon_without_error_bars_says_nothing_of_them(toy_host, toy_scan, out, monkeypatch):
+    monkeypatch.setattr("labrecon.plugins.host", lambda: toy_host)
+    done = CliRunner().invoke(app, ["recon", "toy", str(toy_scan), "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "error bars" not in done.stdout
+    assert "half-width" not in done.stdout

@@ -18,6 +18,7 @@ __all__ = ["centre"]
 
 #: Noise alone reaches 0.07; scans of objects, 0.4 and more.
 LEAST_CONTRAST = 0.15
+KEPT = "the file's centre is kept; set the column, or skip the step"
 
 
 def centre(scan: Scan, *, column: float | None = None, search: float = 0.3) -> Scan:
@@ -27,7 +28,8 @@ def centre(scan: Scan, *, column: float | None = None, search: float = 0.3) -> S
     other side. Half turns are mirrored into full ones at many candidate centres; the right one has
     the least energy outside the double wedge of its Fourier transform (Vo, Drakopoulos, Atwood and
     Reinhard 2014). The best candidate of a coarse search is refined below a quarter of a column.
-    Fans of less than a full turn, and cones, keep the centre of their geometry.
+    Fans of less than a full turn, and cones, keep the centre of their geometry; so does a scan that
+    does not tell: an axis within 8 columns of the edge of a half turn, or a score without minimum.
 
     Args:
         scan: line integrals ``([row,] angle, column)``.
@@ -55,7 +57,7 @@ def centre(scan: Scan, *, column: float | None = None, search: float = 0.3) -> S
     elif geometry.beam == "cone" and not full:
         reason = "no search for fans of less than a full turn: the file's centre is kept"
     elif geometry.columns < 32 or len(angles) < 16 or coverage(angles) < 0.9 * math.pi:
-        reason = "too few columns or views for a search: the file's centre is kept"
+        reason = f"too few columns or views for a search: {KEPT}"
     if reason:
         return not_applicable(scan, "centre", reason, column=geometry.centre_column)
     sinograms = _strongest_rows(scan.data)
@@ -65,9 +67,15 @@ def centre(scan: Scan, *, column: float | None = None, search: float = 0.3) -> S
     else:
         tried, scores = wedge_scores(sinograms, geometry, search)
         method = "energy outside the double wedge"
+    if len(tried) < 3:
+        why = f"the detector is too narrow for a search about column {geometry.centre_column:g}"
+        return not_applicable(scan, "centre", f"{why}: {KEPT}", column=geometry.centre_column)
     best, contrast = _minimum(tried, scores)
     if contrast < LEAST_CONTRAST:
-        why = "the score has no clear minimum: the file's centre is kept"
+        why = f"the score has no clear minimum: {KEPT}"
+        return not_applicable(scan, "centre", why, column=geometry.centre_column)
+    if best in (float(tried[0]), float(tried[-1])):
+        why = f"the score falls to the end of the search, column {best:g}: {KEPT}"
         return not_applicable(scan, "centre", why, column=geometry.centre_column)
     curve = Curve(
         "Rotation-centre search",

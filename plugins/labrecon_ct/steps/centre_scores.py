@@ -12,6 +12,9 @@ from labrecon_ct.redundancy import arc_start
 
 __all__ = ["conjugate_scores", "wedge_scores"]
 
+#: Columns of the window about a candidate centre, at least: fewer tell nothing of its spectrum.
+WINDOW = 16
+
 
 def conjugate_scores(sinograms: Tensor, geometry: CTGeometry) -> tuple[Tensor, Tensor]:
     """Difference between rays and their copies from the other side, for a full turn.
@@ -101,7 +104,8 @@ def wedge_scores(sinograms: Tensor, geometry: CTGeometry, search: float) -> tupl
 
     The views and their mirror images about a candidate centre make a full turn. Its 2D Fourier
     transform lies in ``|ν| ≤ R |ω|`` if the object fits together at the seams; ``R`` is the radius
-    that is in view. Coarse on a binned detector, then fine on the full one.
+    that is in view. Coarse on a binned detector, then fine on the full one. Candidates whose window
+    is narrower than `WINDOW` are left out: on a narrow detector there may be none left.
     """
     columns = geometry.columns
     data = _half_turn(sinograms, geometry)
@@ -110,10 +114,16 @@ def wedge_scores(sinograms: Tensor, geometry: CTGeometry, search: float) -> tupl
     reach = search * columns
     coarse = geometry.centre_column + torch.arange(-reach, reach, 0.5 * factor, dtype=torch.float64)
     coarse = coarse[(coarse > 0.15 * columns) & (coarse < 0.85 * columns)]
+    # In columns of the binned detector, which has fewer.
+    edge = 0.5 * WINDOW * factor
+    coarse = coarse[(coarse >= edge) & (coarse <= columns - 1 - edge)]
+    if not len(coarse):
+        return coarse, coarse
     places = ((coarse + 0.5) / factor - 0.5).tolist()
     scores = torch.stack([_outside_wedge(binned, place) for place in places])
     best = float(coarse[scores.argmin()])
     fine = best + torch.arange(-1.0 * factor, 1.0 * factor + 1e-6, 0.25, dtype=torch.float64)
+    fine = fine[(fine >= edge) & (fine <= columns - 1 - edge)]
     finer = torch.stack([_outside_wedge(data, place) for place in fine.tolist()])
     # Sums on different grids differ by a factor; it is fixed where both were taken.
     return _merged(coarse, scores, fine, finer * (scores.min() / finer.min()))

@@ -182,6 +182,26 @@ def test_linear_and_differentiable_in_the_data(name: str) -> None:
     assert float((g * dy).sum()) == pytest.approx(float((change * v).sum()), rel=1e-3)
 
 
+def test_differentiable_in_the_centre() -> None:
+    """For smooth data as finite differences say; and without a word of torch (warnings fail)."""
+    operator = CTProjector(SCANS["180°"].select(range(0, 200, 20)))
+    u = torch.linspace(-4, 4, operator.range.shape[-1])
+    y = torch.exp(-u.square()).expand(operator.range.shape)
+    v = torch.cos(torch.arange(operator.domain.size).reshape(operator.domain.shape) / 7.0)
+
+    def value() -> torch.Tensor:
+        return (operator.initial(y).double() * v).sum()
+
+    (centre,) = operator.learn("centre")
+    (gradient,) = torch.autograd.grad(value(), centre)
+    ends = []
+    for step in (0.3, -0.3):
+        operator.place({"centre": torch.tensor(step)})
+        with torch.no_grad():
+            ends.append(float(value()))
+    assert float(gradient) == pytest.approx((ends[0] - ends[1]) / 0.6, rel=0.05)
+
+
 def test_vectors_start_from_the_scaled_adjoint() -> None:
     geometry = CTGeometry(angles=(0.0,), vectors=((0.0, -1.0, 0.0, 0.0, 1.0, 0.0),), columns=8)
     operator = CTProjector(geometry)

@@ -1,8 +1,11 @@
 """The CT instrument: what it hands over, its noise, and recipes that run."""
 
+import json
+import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,10 @@ from labrecon.noise import NoiseError
 from labrecon.plugins import Host, resolve
 from labrecon.problem import Problem
 from labrecon.recipe import load_recipe
+from labrecon.recon import reconstruct
+from labrecon.simulate import simulate_file
+from labrecon.train import load_train_recipe, train
+from labrecon.train.order import place_order
 from labrecon_ct import instrument as module
 from labrecon_ct.instrument import CTInstrument, export_angles
 from labrecon_ct.noise import TransmissionNoise, statistical_weights
@@ -75,6 +82,49 @@ def test_simulated_counts_reconstruct_with_the_default_recipe() -> None:
 def test_recipes_are_valid(name: str) -> None:
     recipe = load_recipe(name, CT)
     assert recipe.prepare[0].step in CT.steps
+
+
+@pytest.mark.parametrize("source", ["train", {"network": {"name": "lpd"}}])
+def test_networks_are_trained_with_the_backend_for_many_projections(
+    source: str | dict[str, Any],
+) -> None:
+    # An inversion needs one projection, a step of training some forty for each object.
+    once = load_recipe("recon", CT)
+    assert CT.operator(CT.example(), **once.operator).backend == "astra"
+    often = load_train_recipe(source, CT)
+    assert CT.operator(CT.example(), **often.operator).backend == "matrix"
+    assert [step.step for step in often.prepare] == [step.step for step in once.prepare]
+
+
+@pytest.mark.parametrize(
+    ("asked", "options"),
+    [
+        ({}, {"threshold": 1e-3}),
+        ({"network": "unrolled"}, {"threshold": 1e-3}),
+        ({"overrides": ["network.depth=3"]}, {"threshold": 1e-3, "depth": 3}),
+        ({"network": "lpd"}, {}),
+        ({"overrides": ["network.name=lpd", "network.depth=3"]}, {"depth": 3}),
+        ({"recipe": {"network": {"name": "unrolled"}}}, {}),
+        ({"recipe": {"network": {"name": "unrolled", "threshold": 0.1}}}, {"threshold": 0.1}),
+    ],
+)
+def test_options_of_the_usual_network_are_for_it_alone(asked, options) -> None:
+    order = place_order(CT, device="cpu", host=Host(discover=False), **asked)
+    assert order.recipe.network.options == options
+
+
+@pytest.mark.slow
+def test_one_geometry_file_serves_training_and_simulated_scans(tmp_path: Path) -> None:
+    """The file leaves out the open beam, which scans state."""
+    angles = [math.pi * i / 40 for i in range(40)]
+    (tmp_path / "geometry.json").write_text(json.dumps({"angles": angles, "columns": 64}))
+    small = ["data.count=4", "fit.steps=1", "classical.skip=true"]
+    given = {"network": "fbp-convnet", "geometry": tmp_path / "geometry.json", "device": "cpu"}
+    small += ["network.depth=2", "network.features=4"]
+    train("ct", tmp_path / "run", overrides=small, **given)
+    simulate_file(CT, tmp_path / "scan.nxs", host=Host(), geometry=tmp_path / "geometry.json")
+    made = reconstruct("ct", tmp_path / "scan.nxs", tmp_path / "out", model=tmp_path / "run")
+    assert not [told for told in made.warnings if "acquisition" in told]
 
 
 def test_the_host_finds_the_instrument() -> None:

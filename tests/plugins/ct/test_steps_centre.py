@@ -1,6 +1,7 @@
 """The rotation centre is found without help."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -55,6 +56,38 @@ def test_noise_does_not_draw_the_centre_between_columns(seed: int) -> None:
     scan = simulated(offset=5.0, columns=128, seed=seed, beam=2e4)
     done = centre(flat_field(scan))
     assert done.geometry.centre_offset == pytest.approx(5.0, abs=0.1)
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize(
+    ("columns", "offset"), [(32, 0.0), (32, 1.5), (32, -3.0), (40, -5.0), (48, 2.0)]
+)
+def test_a_narrow_detector(columns: int, offset: float, told: bool) -> None:
+    """Candidates near an edge see too few columns to be judged; those that see enough are."""
+    scan = simulated(offset=offset, columns=columns, views=60, seed=1)
+    done = centre(flat_field(scan) if told else unaware(scan))
+    assert "not applicable" not in str(done.steps[-1])
+    assert done.geometry.centre_offset == pytest.approx(offset, abs=0.25)
+
+
+@pytest.mark.parametrize(
+    ("told", "search", "why"),
+    [
+        (
+            -9.0,
+            0.02,
+            r"too narrow for a search about column 6\.5: .* kept; set the column, or skip",
+        ),
+        (0.0, 0.3, r"falls to the end of the search, column .* kept; set the column, or skip"),
+    ],
+)
+def test_where_a_narrow_detector_can_not_tell(told: float, search: float, why: str) -> None:
+    """The axis is half a dozen columns from the edge."""
+    scan = flat_field(simulated(offset=-9.0, columns=32, views=60, seed=1))
+    given = scan.geometry.model_copy(update={"centre_offset": told})
+    done = centre(scan.replace(geometry=given), search=search)
+    assert done.geometry == given
+    assert re.search(why, done.steps[-1]["result"])
 
 
 ORDERS = {

@@ -63,7 +63,7 @@ def test_half_a_sample_is_found_on_both_axes() -> None:
         assert estimate.error is not None
         assert 0 < estimate.error < 0.01
     assert found.chi2 < 1.2 < 10 < found.chi2_before
-    assert [e.label for e in found.estimates] == ["sampling.delay.0", "sampling.delay.1"]
+    assert [e.label for e in found.estimates] == ["delay y", "delay x"]
     assert made.get_parameter("sampling.delay").tolist() == [e.value for e in found.estimates]
 
 

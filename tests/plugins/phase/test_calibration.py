@@ -87,7 +87,7 @@ def test_piston_is_not_told_as_if_it_were_known() -> None:
     problem = Problem(operator, data, Gaussian(0.01))
     found = calibrate(problem, ["zernike"], iterations=1, inner=20)[1]
     piston = found.estimates[0]
-    assert piston.label == "zernike.0"
+    assert piston.label == "zernike Z1"
     assert piston.error is None
     assert piston.reason == "changes nothing in the data"
     assert any(e.error is not None for e in found.estimates)
