@@ -41,8 +41,12 @@ _KINDS = (
 )
 
 
-#: What `labrecon train` gives to a factory, and no recipe sets.
-_GIVEN = {"learners": ("network", "operator", "noise", "acquisitions"), "networks": ("seed",)}
+#: What labrecon gives to a factory, and no recipe sets there.
+_GIVEN = {
+    "learners": ("network", "operator", "noise", "acquisitions"),
+    "networks": ("seed",),
+    "solvers": ("prior",),
+}
 
 
 @dataclass(frozen=True)
@@ -195,18 +199,7 @@ def _fields(model: type[BaseModel]) -> Rows:
 
 
 def _options(factory: Callable[..., Any], given: tuple[str, ...] = ()) -> Rows:
-    skipped = (
-        "self",
-        "geometry",
-        "scan",
-        "prior",
-        "path",
-        "volume",
-        "info",
-        "problem",
-        "host",
-        *given,
-    )
+    skipped = ("self", "geometry", "scan", "path", "volume", "info", "problem", "host", *given)
     parameters = inspect.signature(factory).parameters.values()
     return {
         p.name: "required" if p.default is p.empty else f"default {p.default!r}"

@@ -11,7 +11,7 @@ import torch
 
 from labrecon.calibration.unknowns import nuisance_named
 from labrecon.errors import RecipeError
-from labrecon.instrument import Instrument
+from labrecon.instrument import Instrument, Scan
 from labrecon.operator import Operator
 
 __all__ = ["misset", "parse_nuisances"]
@@ -26,16 +26,30 @@ def misset(instrument: Instrument, values: Mapping[str, Sequence[float]]) -> Ins
         instrument: to be mis-set; it is left as it is.
         values: all numbers of a nuisance in its unit, by name or the last part of a dotted one.
 
-    The operator raises a `RecipeError` where it has no such nuisance, or another number of them.
+    The operator raises a `RecipeError` where it has no such nuisance, or another number of them;
+    `Instrument.simulate`, where it does without the operator, and would not be off.
     """
+    asked: list[Any] = []
 
     def operator(geometry: Any, *args: Any, **options: Any) -> Operator:
+        asked.append(geometry)
         made = instrument.operator(geometry, *args, **options)
         made.place(_placed(made, values))
         return made
 
+    def simulate(geometry: Any, generator: torch.Generator) -> Scan:
+        asked.clear()
+        scan = type(instrument).simulate(other, geometry, generator)
+        if not asked:
+            raise RecipeError(
+                f"--nuisance {', '.join(values)}: {instrument.name!r} simulates without "
+                "Instrument.operator, which alone can be mis-set"
+            )
+        return scan
+
     other = copy.copy(instrument)
     other.operator = operator  # type: ignore[method-assign]
+    other.simulate = simulate  # type: ignore[method-assign]
     return other
 
 

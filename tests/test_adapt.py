@@ -13,10 +13,11 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from drifting_instrument import Drifting, plugin, write_scan
+from drifting_instrument import BlurGeometry, Drifting, GaussianBlur, plugin, write_scan
 from typer.testing import CliRunner
 
 from labrecon.adapt import adapt, load_adapt_recipe
+from labrecon.adapt.checks import calibrated_named
 from labrecon.cli import app
 from labrecon.errors import (
     LabreconError,
@@ -217,6 +218,18 @@ def test_a_shift_that_no_file_tells_is_calibrated(carry_out, tmp_path, host, met
     reconstruct("drifting", folder / "s0.blur", tmp_path / "out", **given)
 
 
+def test_what_is_calibrated_goes_by_the_names_that_describe_lists():
+    """Of a dotted name the last part suffices, as in `labrecon recon`."""
+    scaled = 2.0 * GaussianBlur(BlurGeometry())
+    (full,) = (name for name in scaled.nuisances if name.endswith("shift"))
+    assert "." in full
+    for given in ("shift", full):
+        asked = load_adapt_recipe({}, calibrate=[given])
+        named = calibrated_named(asked, scaled)
+        assert named.calibrate == [full]
+        assert named.where("calibrate") == f"--calibrate {given}"
+
+
 @pytest.mark.slow
 def test_a_width_is_not_found_so(carry_out, tmp_path):
     """A blur that becomes narrower lets an image fit the noise: no calibration at all."""
@@ -409,7 +422,8 @@ def test_data_with_nan_are_refused_by_file(carry_out, tmp_path):
         (["method='best'"], {}, "method: Input should be 'rr'"),
         (["couplin=1.0"], {}, "did you mean 'coupling'"),
         (["coupling=-1.0"], {}, "coupling: Input should be greater than 0"),
-        ([], {"calibrate": ["tilt"]}, "has no nuisance tilt; it has width, shift"),
+        ([], {"calibrate": ["tilt"]}, "has no nuisance 'tilt'; it has width, shift"),
+        ([], {"calibrate": ["shift", "shift"]}, "--calibrate shift shift: .*: one is there twice"),
         ([], {"method": "transfer"}, "--objects FOLDER together"),
         ([], {"objects": "truth"}, "--objects FOLDER together"),
         (["misfit='reused'"], {"method": "rr+"}, "it is for method pp"),

@@ -172,6 +172,10 @@ def test_what_labrecon_gives_to_a_factory_is_no_option(toy):
     shown = labrecon_("describe", "ssdu", "--json").stdout
     assert {"masks", "loss"} <= set(json.loads(shown)["Options"])
     assert not {"network", "operator", "noise"} & set(json.loads(shown)["Options"])
+    # A prior is given to a solver, and named to a network.
+    shown = labrecon_("describe", "unrolled", "--json").stdout
+    assert {"solver", "prior"} <= set(json.loads(shown)["Options"])
+    assert "prior" not in json.loads(labrecon_("describe", "fista", "--json").stdout)["Options"]
 
 
 def test_a_recipe_is_printed_to_be_changed(toy, tmp_path):

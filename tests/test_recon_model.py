@@ -205,6 +205,38 @@ def test_tensors_that_do_not_fit_are_told_even_if_the_geometry_may_differ(
     assert not out.exists()
 
 
+def test_a_card_that_does_not_name_the_solver_is_of_ista(
+    toy_host, toy_scan, trained, model, tmp_path
+):
+    """FISTA, the default since, has the same tensors: the image would be another one, unsaid."""
+    written = load_model(trained).card.options
+    assert (written["solver"], written["start"]) == ("fista", "initial")
+    card = json.loads((model / "model.json").read_text())
+    volumes = {}
+    for name, options in (
+        ("unsaid", {"prior": "l1", "depth": 3}),
+        ("ista", {**written, "solver": "ista"}),
+        ("fista", {**written, "solver": "fista"}),
+    ):
+        (model / "model.json").write_text(json.dumps({**card, "options": options}))
+        made = reconstruct("toy", toy_scan, tmp_path / name, model=model, host=toy_host)
+        volumes[name] = made.volume
+    assert torch.equal(volumes["unsaid"], volumes["ista"])
+    assert not torch.allclose(volumes["unsaid"], volumes["fista"])
+
+
+def test_a_solver_that_is_not_named_is_found_inside_adapted_networks(trained):
+    saved = load_model(trained)
+    bare = {"prior": "l1", "depth": 3}
+    reused = {"network": "unrolled", "options": bare, "coupling": 1.0}
+    outer = {"network": "reused", "options": reused, "nuisances": {"shift": 0.5}}
+    card = saved.card.model_copy(update={"network": "calibrated", "options": outer})
+    told = dataclasses.replace(saved, card=card).options
+    assert told["options"]["options"] == {"solver": "ista", **bare}
+    assert (told["nuisances"], told["options"]["coupling"]) == ({"shift": 0.5}, 1.0)
+    assert card.options == outer
+
+
 def test_an_unknown_step_of_the_training_is_told(toy_host, toy_scan, model, out):
     card = json.loads((model / "model.json").read_text())
     card["prepare"] = [{"step": "ad"}]

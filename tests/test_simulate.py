@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from labrecon.cli import app
 from labrecon.errors import RecipeError
 from labrecon.misset import misset, parse_nuisances
+from labrecon.plan import find_instrument
 from labrecon.plugins import host
 from labrecon.simulate import simulate_file
 from labrecon_ct.geometry import CTGeometry
@@ -50,6 +51,32 @@ def test_what_is_simulated_is_off_and_its_geometry_does_not_tell() -> None:
     torch.testing.assert_close(made.data, expected.data, rtol=0.02, atol=0)
     assert float((made.data - plain.data).abs().max()) > 0.1 * float(plain.data.max())
     assert float(ct.operator(geometry).centre) == 0.0
+
+
+@pytest.mark.parametrize("name", host().names("instruments"))
+def test_what_every_instrument_simulates_is_off(name: str) -> None:
+    """Also of those that add a star, counts or maps to what their operator predicts."""
+    lab = find_instrument(name, host())
+    for geometry in lab.examples().values():
+        known = lab.operator(geometry)
+        for nuisance in known.nuisances:
+            value = known.get_parameter(nuisance).detach()
+            values = {nuisance: (value.flatten() + 0.5).tolist()}
+            plain, off = (
+                each.simulate(geometry, torch.Generator().manual_seed(3)).data
+                for each in (lab, misset(lab, values))
+            )
+            assert not torch.allclose(plain, off, rtol=1e-3), nuisance
+
+
+def test_a_simulation_without_the_operator_is_not_taken_for_one_that_is_off() -> None:
+    class Own(CTInstrument):
+        def simulate(self, geometry: Any, generator: torch.Generator) -> Any:
+            return CTInstrument().simulate(geometry, generator)
+
+    off = misset(Own(), {"centre": (2.0,)})
+    with pytest.raises(RecipeError, match=r"--nuisance centre: 'ct' simulates without"):
+        off.simulate(CTGeometry(angles=(0.0,), columns=8), torch.Generator())
 
 
 def test_delays_reach_the_file(tmp_path: Path) -> None:

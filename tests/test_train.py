@@ -407,6 +407,9 @@ def test_what_a_recipe_leaves_out_is_that_of_training(tmp_path):
 def test_a_few_numbers_take_few_large_steps(run, tmp_path):
     plain = load_train_recipe({}, Toy())
     assert (plain.config.epochs, plain.config.learning_rate) == (4, 2e-2)
+    # As much with the defaults written out.
+    for network in ({"prior": "tv"}, {"learn": ["step_size"]}):
+        assert load_train_recipe({"network": network}, Toy()).config == plain.config
     # What is written holds, and filters are trained as ever.
     asked = load_train_recipe({"fit": {"steps": 9, "learning_rate": 0.1}}, Toy())
     assert (asked.config.epochs, asked.config.steps, asked.config.learning_rate) == (None, 9, 0.1)
@@ -590,7 +593,8 @@ def test_the_mode_of_memory_changes_no_result(run, tmp_path):
         given = [*small, f"network.memory={mode!r}"]
         run(mode, *given, network="ista-net", recipe=recipe)
     store, checkpoint = (load_model(tmp_path / mode) for mode in ("store", "checkpoint"))
-    assert store.card.options == {"depth": 3, "features": 2}
+    assert (store.card.options["depth"], store.card.options["features"]) == (3, 2)
+    assert "memory" not in store.card.options
     for name, tensor in store.tensors.items():
         torch.testing.assert_close(checkpoint.tensors[name], tensor)
     with pytest.raises(RecipeError, match=r"network\.memory: the prox of .* has no inverse"):

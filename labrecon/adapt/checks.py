@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from pydantic import BaseModel
 
+from labrecon.adapt.recipe import AdaptRecipe
+from labrecon.calibration.unknowns import nuisance_named
 from labrecon.errors import ModelError, RecipeError, ScanError
 from labrecon.io.model import SavedModel, SpaceCard, unequal_fields
 from labrecon.io.plain import brief
@@ -19,25 +21,34 @@ from labrecon.operator import Operator
 if TYPE_CHECKING:
     from labrecon.adapt.order import Order
 
-__all__ = ["require_alike", "require_work", "share_operator"]
+__all__ = ["calibrated_named", "require_alike", "require_work", "share_operator"]
 
 #: Two operators whose predictions differ by less, relative to the largest, are one.
 SAME = 1e-4
 
 
-def require_work(order: Order) -> None:
-    """Raise where there is nothing to adapt to, or what is to be calibrated is not there.
+def calibrated_named(recipe: AdaptRecipe, operator: Operator) -> AdaptRecipe:
+    """The recipe with full names of what is calibrated; the last part of a dotted one suffices.
 
     Raises:
-        RecipeError: either of it.
+        RecipeError: the operator has no such nuisance, or several; or one is named twice.
+    """
+    try:
+        names = [nuisance_named(operator, name) for name in recipe.calibrate]
+    except ValueError as error:
+        raise RecipeError(f"{recipe.where('calibrate')}: {error}") from error
+    if len(set(names)) < len(names):
+        raise RecipeError(f"{recipe.where('calibrate')}: {', '.join(names)}: one is there twice")
+    return recipe.model_copy(update={"calibrate": names})
+
+
+def require_work(order: Order) -> None:
+    """Raise where there is nothing to adapt to.
+
+    Raises:
+        RecipeError: there is nothing.
     """
     recipe, known = order.recipe, order.operator.nuisances
-    unknown = [name for name in recipe.calibrate if name not in known]
-    if unknown:
-        raise RecipeError(
-            f"{recipe.where('calibrate')}: the operator of {order.instrument.name!r} has no "
-            f"nuisance {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
-        )
     if order.differences or recipe.calibrate or recipe.method == "transfer":
         return
     run = order.parent.folder
@@ -109,9 +120,10 @@ def share_operator(order: Order) -> None:
         if not _same_but_for(names, first, problem.operator):
             lines = _unequal(order.geometry, scan.geometry, None)
             told = "; ".join(line.replace("trained with", "the first has") for line in lines)
+            what = f" ({told})" if told else ""
             raise ScanError(
                 f"{path} has another operator than {order.files[0]}, and not in "
-                f"{', '.join(names)} alone ({told}): what is calibrated is found for one. Give "
+                f"{', '.join(names)} alone{what}: what is calibrated is found for one. Give "
                 f"one of the scans (--scans {order.files[0]}), or some of equal geometry"
             )
         order.problems[i] = replace(problem, operator=first)

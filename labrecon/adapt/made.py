@@ -96,7 +96,7 @@ def _reuse_options(order: Order) -> dict[str, Any]:
     card = order.parent.card
     return {
         "network": card.network,
-        "options": card.options,
+        "options": order.parent.options,
         "instrument": order.asked,
         "geometry": order.old.model_dump(mode="json"),
         "operator": card.operator,
@@ -109,7 +109,7 @@ def _reuse_options(order: Order) -> dict[str, Any]:
 def card_of(order: Order, made: Made, network: Reconstructor) -> ModelCard:
     """What ``model.json`` says of the adapted network: for the geometry of the scans."""
     card, operator = order.parent.card, order.operator
-    name, options = card.network, dict(card.options)
+    name, options = card.network, order.parent.options
     if order.recipe.method in ("rr", "rr+"):
         name, options = "reused", _reuse_options(order)
     if isinstance(network, Calibrated):

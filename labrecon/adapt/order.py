@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from labrecon import plugins, stages
-from labrecon.adapt.checks import require_alike, require_work, share_operator
+from labrecon.adapt.checks import calibrated_named, require_alike, require_work, share_operator
 from labrecon.adapt.reading import find_scans, posed_scan, prepared_scan, read_truths
 from labrecon.adapt.recipe import AdaptRecipe
 from labrecon.adapt.source import doubts
@@ -141,6 +141,7 @@ def place_order(
     cache = OperatorCache(KEPT)
     with clock("operator"):
         operators = [cache.get(lab, scan.geometry, plan.operator, chosen) for scan in read]
+    recipe = calibrated_named(recipe, operators[0])
     pairs = zip(files, read, operators, strict=True)
     problems = [posed_scan(path, scan, operator, chosen) for path, scan, operator in pairs]
     differences = parent.differences(read[0].geometry, operators[0], lab.tolerances)

@@ -126,7 +126,7 @@ def adapt(
         "geometry": order.geometry.model_dump(mode="json"),
         "files": [one["sha256"] for one in inputs],
     }
-    folder = RunFolder.open(out, loaded.plain(), facts)
+    folder = RunFolder.open(out, order.recipe.plain(), facts)
     if folder.done:
         told = folder.provenance()
         return AdaptResult(out, _summary(out, told), told.get("warnings", []), already_done=True)

@@ -33,7 +33,7 @@ def calibratable(instrument: Instrument) -> dict[str, str]:
 
 def _numbers(labels: Sequence[str]) -> str:
     """What a vector's numbers are called, or how many there are; nothing for a number alone."""
-    names = [label.rpartition(" ")[2] for label in labels if " " in label]
+    names = [label.partition(" ")[2] for label in labels if " " in label]
     if not names:
         return f"{len(labels)} numbers" if len(labels) > 1 else ""
     return ", ".join(names if len(names) < 5 else [names[0], names[1], "…", names[-1]])

@@ -103,6 +103,11 @@ class SavedModel:
     tensors: Mapping[str, Tensor]
     designs: Mapping[str, Tensor]
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What its factory is given, also where it took something else by default in its day."""
+        return _as_trained(self.card.network, self.card.options)
+
     def told(self) -> dict[str, Any]:
         """What provenance says of the model."""
         kept = ("network", "options", "scale", "data_term", "parameters", "sha256")
@@ -178,12 +183,12 @@ class SavedModel:
         except (UnknownNameError, ConflictError, ImportError, AttributeError) as error:
             raise ModelError(f"{self.folder / CARD}: {error}") from error
         try:
-            given = {**card.options, **host.for_factory(make)}
+            given = {**self.options, **host.for_factory(make)}
             network: Reconstructor = make(problem, scale=card.scale, seed=card.seed, **given)
         except (TypeError, ValueError) as error:
             raise ModelError(
                 f"{self.folder / CARD}: the network {card.network!r} can not be built with "
-                f"{card.options}: {error}"
+                f"{self.options}: {error}"
             ) from error
         self._require_fit(network)
         network.load_state_dict(dict(self.tensors))
@@ -204,6 +209,15 @@ class SavedModel:
                 f"the tensors in {self.folder / WEIGHTS} do not fit the network "
                 f"{self.card.network!r} on this geometry: {'; '.join(wrong[:3])}{more}"
             )
+
+
+def _as_trained(network: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    if network in ("reused", "calibrated") and "network" in options:
+        inner = _as_trained(options["network"], options.get("options", {}))
+        return {**options, "options": inner}
+    # Cards once held only what a recipe set, and "unrolled" was of ISTA then; FISTA has the same
+    # tensors, and would make another image of them.
+    return {"solver": "ista", **options} if network == "unrolled" else dict(options)
 
 
 def save_model(

@@ -1,7 +1,7 @@
 """TV's dual iteration in place, with its own backward pass: what networks are trained through.
 
 Autograd would keep some twelve arrays per step. Here it is the unit vectors, the factors by which
-they are shortened and, where the object is nonnegative, where it is positive.
+they are shortened and, where the object is nonnegative, where it was so already.
 """
 
 from __future__ import annotations
@@ -39,21 +39,20 @@ def tv_followed(
         again: the same of ``x`` and ``radius`` by autograd, for derivatives of derivatives.
     """
     strength = torch.as_tensor(radius, dtype=x.real.dtype, device=x.device)
-    made: Tensor = _Followed.apply(x, strength, spacing, iterations, nonneg, again)
+    made: Tensor = _Followed.apply(x, strength, spacing, iterations, nonneg, again)[0]
     return made
 
 
 class _Followed(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
         given: Tensor,
         radius: Tensor,
         spacing: tuple[float, ...],
         iterations: int,
         nonneg: bool,
         again: Again,
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         x = given.expand(torch.broadcast_shapes(given.shape, radius.shape))
         rate = 1 / sum(4 / h**2 for h in spacing)
         u = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -65,24 +64,35 @@ class _Followed(torch.autograd.Function):
             (iterations + 1, *x.shape) if nonneg else 0, dtype=torch.bool, device=x.device
         )
         for k, momentum in enumerate(momenta(iterations)):
-            descend(u, x, q, spacing, nonneg)
+            descend(u, x, q, spacing, nonneg=False)
             if nonneg:
-                torch.gt(u, 0, out=positive[k])
+                positive[k] = u >= 0
+                u.clamp_min_(0)
             ascend(q, u, spacing, rate)
             inverse_length(q, factors[k])
             torch.mul(q, factors[k], out=units[k])
             q.mul_(factors[k].mul_(radius).clamp_max_(1))
             p.lerp_(q, 1 + momentum)
             p, q = q, p
-        descend(u, x, p, spacing, nonneg)
+        descend(u, x, p, spacing, nonneg=False)
         if nonneg:
-            torch.gt(u, 0, out=positive[-1])
-        ctx.save_for_backward(given, radius, units, factors, positive)
-        ctx.spacing, ctx.rate, ctx.again = spacing, rate, again
-        return u
+            positive[-1] = u >= 0
+            u.clamp_min_(0)
+        return u, units, factors, positive
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        # Apart from `forward`, as torch.func asks of it.
+        given, radius, ctx.spacing, _, _, ctx.again = inputs
+        ctx.rate = 1 / sum(4 / h**2 for h in ctx.spacing)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(given, radius, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        if g is None:
+            return (None,) * 6
         given, radius, units, factors, positive = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():

@@ -70,8 +70,9 @@ def inverse_length(p: Tensor, length: Tensor) -> None:
     torch.mul(first, first, out=length)
     for component in others:
         length.addcmul_(component, component)
-    # A radius of 0 leaves nothing, and 0 / 0 is not met.
-    length.sqrt_().clamp_min_(torch.finfo(length.dtype).tiny).reciprocal_()
+    # A radius of 0 leaves nothing, and 0 / 0 is not met. Bound below the root: squares of numbers
+    # that are not 0 may be, and their unit vectors would be longer than 1.
+    length.clamp_min_(torch.finfo(length.dtype).tiny).rsqrt_()
 
 
 def components(p: Tensor) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +89,16 @@ class Order:
         if known is not None and "memory" not in known:
             options.pop("memory", None)
         return options
+
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """Those, and what the factory takes by default today: it may take something else later."""
+        usual = {
+            p.name: p.default
+            for p in inspect.signature(self.make_network).parameters.values()
+            if p.name not in ("problem", "scale", "seed", "host") and _in_json(p.default)
+        }
+        return {**usual, **self.network_options}
 
     def in_mode(self, network: Reconstructor) -> Reconstructor:
         """The network, with the same parameters, in the mode of memory that it is trained in.
@@ -194,14 +205,25 @@ def place_order(
     )
 
 
+def _in_json(value: Any) -> bool:
+    """Whether a card gives the value back: not for ``Parameter.empty``, functions, infinities."""
+    if isinstance(value, list | tuple):
+        return all(map(_in_json, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, bool | int | str)
+
+
 def _drop_usual(
     document: tomlfile.Document, instrument: Instrument, network: str | None, overrides: list[str]
 ) -> None:
     """Leave out the instrument's own options of a network where another one is asked for."""
     usual = instrument.recipes().get("train", {}).get("network")
-    named = [word.partition("=")[2] for word in overrides if word.startswith("network.name=")]
+    pairs = [word.partition("=") for word in overrides]
+    named = [value.strip(" '\"") for key, _, value in pairs if key.strip() == "network.name"]
     chosen = [name for name in (network, *named) if name is not None]
-    if usual and chosen and document.values["network"] == usual and chosen[-1] != usual["name"]:
+    held = document.values.get("network")
+    if usual and chosen and held == usual and chosen[-1] != usual["name"]:
         document.values["network"] = {}
 
 

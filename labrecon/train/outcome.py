@@ -35,7 +35,7 @@ def save(
     recipe = order.recipe
     card = ModelCard(
         network=recipe.network.name,
-        options=order.network_options,
+        options=order.all_options,
         scale=data.scale,
         seed=recipe.seed,
         data_term=recipe.data_term,

@@ -123,9 +123,9 @@ def load_train_recipe(
 ) -> TrainRecipe:
     """The training recipe in a TOML file, of an instrument by name, or given as a mapping.
 
-    What it does not say about preparation, operator and network is taken from the instrument's recipe
-    ``"train"``, or else ``"recon"``, so that scans reach the network as they would reach any
-    solver.
+    What it does not say about preparation, operator and network is taken from the instrument's
+    recipe ``"train"``, or else ``"recon"``, so that scans reach the network as they would reach
+    any solver.
 
     Raises:
         RecipeError: unknown recipe, key or value; the message names the file, the line and the
@@ -171,7 +171,11 @@ def resolve_train_recipe(
 
 def _learns_numbers(network: NetworkTable) -> bool:
     """Whether a few numbers are learned, each by its logarithm: few large steps suffice."""
-    return network.name == "unrolled" and not {"learn", "prior"} & set(network.options)
+    prior, learn = (network.options.get(key) for key in ("prior", "learn"))
+    numbers = learn is None or (
+        isinstance(learn, list) and all(each in ("step_size", "prior.weight") for each in learn)
+    )
+    return network.name == "unrolled" and prior in (None, "tv") and numbers
 
 
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)

@@ -48,11 +48,11 @@ def of_another(job: Job, card: IntervalsCard) -> str:
         f"the intervals were calibrated for {card.title} ({card.instrument}), and not for this "
         "reconstruction as it is now: "
     )
-    if card.instrument != job.instrument.name or not card.reconstruction:
-        return f"{told}calibrate again with `labrecon intervals`"
     found = "".join(
         f"\n  {line}" for line in changes(_brief(card.reconstruction), _brief(made_by(plan)))
     )
+    if card.instrument != job.instrument.name or not card.reconstruction or not found:
+        return f"{told}calibrate again with `labrecon intervals`"
     return f"{told.rstrip()}{found}\nset it as it was, or calibrate again with `labrecon intervals`"
 
 

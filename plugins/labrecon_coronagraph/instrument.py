@@ -104,15 +104,15 @@ class CoronagraphInstrument(Instrument):
 
     def simulate(self, geometry: Any, generator: torch.Generator) -> Scan:
         """Planets, and a star behind a vortex whose optics drift, with photons and read noise."""
-        from labrecon_coronagraph.sequence import ADISequence
         from labrecon_coronagraph.star_cube import star_cube
 
         truth = self.objects(geometry, 1, generator)[0]
         star = (geometry.star_flux or 1.0) * star_cube(geometry, generator).float()
         photons = Scaled(PoissonGaussian(geometry.read_noise), geometry.gain or 1.0)
+        planets = self.operator(geometry.model_copy(update={"speckles": None}))
         with torch.no_grad():
             # What interpolation of the PSF leaves below zero is no light.
-            clean = (ADISequence(geometry)(truth) + star).clamp_min(0)
+            clean = (planets(truth) + star).clamp_min(0)
         data = photons.sample(clean, generator)
         return Scan(
             data, geometry, self.noise(geometry), truth=truth, provenance={"source": "simulated"}

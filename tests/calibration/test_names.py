@@ -47,6 +47,17 @@ def test_names_are_as_many_as_numbers() -> None:
         Moved(("z", "y", "x"))
 
 
+def test_names_of_numbers_may_have_several_words() -> None:
+    class Lab(CTInstrument):
+        def examples(self):
+            return {"": self.example()}
+
+        def operator(self, geometry, **options):
+            return Moved(("slow axis", "fast axis"))
+
+    assert calibratable(Lab())["shift"] == "slow axis, fast axis"
+
+
 def test_nuisances_of_each_kind_of_acquisition_are_listed() -> None:
     """A tilt is of volumes, delays are of trajectories: their examples have them."""
     assert calibratable(CTInstrument()) == {"centre": "in columns", "tilt": "in deg (3D)"}

@@ -61,6 +61,33 @@ def test_the_backward_pass_of_tv_is_that_of_its_iteration(dtype, spacing, shape,
         torch.testing.assert_close(ours, followed, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("nonneg", [False, True])
+def test_the_gradients_of_tv_where_nothing_is_and_of_tiny_numbers(nonneg: bool) -> None:
+    """An empty object is on the bound; squares of single numbers below 1e-19 are 0."""
+    for scale, strength in ((0.0, 0.2), (1e-21, 0.0), (1e-21, 1e-22)):
+        found = []
+        prior = TV(1.0, nonneg=nonneg, iterations=10)
+        for prox in (prior.prox, prior._by_autograd):
+            x = (scale * draw(7, 6)).float().requires_grad_()
+            radius = torch.tensor(strength, requires_grad=True)
+            u = prox(x, radius)
+            found.append(torch.autograd.grad((u * draw(7, 6, seed=1).float()).sum(), (x, radius)))
+        for ours, followed in zip(*found, strict=True):
+            torch.testing.assert_close(ours, followed)
+
+
+def test_tv_can_be_differentiated_by_torch_func() -> None:
+    prior, x = TV(0.3, iterations=10), draw(5, 6)
+
+    def energy(u: Tensor) -> Tensor:
+        return prior.prox(u, 1.0).square().sum()
+
+    leaf = x.clone().requires_grad_()
+    torch.testing.assert_close(
+        torch.func.grad(energy)(x), torch.autograd.grad(energy(leaf), leaf)[0]
+    )
+
+
 def test_a_ramp_costs_its_height_and_a_constant_nothing() -> None:
     ramp = torch.arange(6, dtype=F64).expand(4, 6)
     assert float(TV().penalty(ramp)) == pytest.approx(4 * 5)

@@ -94,6 +94,16 @@ def test_recon_with_a_calibrated_model_has_error_bars(models, toy_host, toy_scan
     assert "uncertainty" not in result.summary["reconstructions"][0]
 
 
+def test_what_else_is_not_as_it_was_has_no_list(models, toy_host, toy_scan, tmp_path):
+    """A later labrecon may hash what it had no name for."""
+    made = calibrated(models)
+    card = made.card.model_copy(update={"fingerprint": "0" * 64})
+    made.path.write_text(card.model_dump_json())
+    given = {"model": models / "run0", "host": toy_host}
+    result = reconstruct("toy", toy_scan, tmp_path / "a", **given)
+    assert "as it is now: calibrate again with `labrecon intervals`" in result.warnings[0]
+
+
 def test_intervals_of_another_network_are_not_used(models, toy_host, toy_scan, tmp_path):
     """A run that was trained anew: in its own folder a warning, where it was named a refusal."""
     made = calibrated(models)

@@ -18,6 +18,7 @@ from labrecon.problem import Problem
 from labrecon.recipe import load_recipe
 from labrecon.recon import reconstruct
 from labrecon.simulate import simulate_file
+from labrecon.study.recipe import DesignRecipe
 from labrecon.train import load_train_recipe, train
 from labrecon.train.order import place_order
 from labrecon_ct import instrument as module
@@ -102,6 +103,7 @@ def test_networks_are_trained_with_the_backend_for_many_projections(
         ({}, {"threshold": 1e-3}),
         ({"network": "unrolled"}, {"threshold": 1e-3}),
         ({"overrides": ["network.depth=3"]}, {"threshold": 1e-3, "depth": 3}),
+        ({"overrides": ["network.name='unrolled'"]}, {"threshold": 1e-3}),
         ({"network": "lpd"}, {}),
         ({"overrides": ["network.name=lpd", "network.depth=3"]}, {"depth": 3}),
         ({"recipe": {"network": {"name": "unrolled"}}}, {}),
@@ -111,6 +113,15 @@ def test_networks_are_trained_with_the_backend_for_many_projections(
 def test_options_of_the_usual_network_are_for_it_alone(asked, options) -> None:
     order = place_order(CT, device="cpu", host=Host(discover=False), **asked)
     assert order.recipe.network.options == options
+
+
+def test_a_design_study_without_a_network_of_its_own_takes_any() -> None:
+    """The usual network is that of trainings."""
+    asked = {"recipe": {"design": {"names": ["angles"]}}, "network": "lpd"}
+    order = place_order(
+        CT, device="cpu", host=Host(discover=False), task="design", kind=DesignRecipe, **asked
+    )
+    assert (order.recipe.network.name, order.recipe.network.options) == ("lpd", {})
 
 
 @pytest.mark.slow
