@@ -88,9 +88,8 @@ def learn_mask(seed: int, objects: Tensor) -> tuple[Tensor, Tensor]:
     return found.mask, start
 
 
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in (1, 2))]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_learned_mask_beats_random_and_even_ones(
     seed: int, slices: tuple[Tensor, Tensor]
 ) -> None:
