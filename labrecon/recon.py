@@ -239,7 +239,8 @@ def compute(
         )
     with job.clock("residual"):
         main = stages.judge(task, solution)
-    if main.quality.doubt:
+    # A direct inversion of real data seldom comes near them: that is not what it is for.
+    if main.quality.doubt and (plan.model is not None or not task.solver.one_step):
         job.warnings.append(f"{plan.title}: {main.quality.doubt}")
     if main.calibration is not None:
         job.warnings += [f"calibration: {told}" for told in main.calibration.warnings]
@@ -297,12 +298,18 @@ def _with_intervals(job: Job, main: Outcome, asked: Asked, inputs: Inputs) -> Ou
 
     try:
         with job.clock("uncertainty"):
-            return replace(main, intervals=intervals_of(job, main, asked, solved))
+            found = intervals_of(job, main, asked, solved)
     except Interrupted:
         raise
     except LabreconError as error:
         job.warnings.append(f"there are no error bars: {error}")
         return main
+    if not found.mixed:
+        job.warnings.append(
+            f"error bars: R-hat {found.told['rhat']:.3g}: the chains do not agree, and their "
+            "spread is not the posterior's: take more iterations, or a sampler that draws exactly"
+        )
+    return replace(main, intervals=found)
 
 
 def _require_trained_for(job: Job, scan: Scan, operator: Operator) -> None:

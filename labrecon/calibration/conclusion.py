@@ -41,7 +41,7 @@ CONVERGED = 0.1
 #: does not follow them. Less may come from another prior.
 STALLED = 3.0
 #: Solves of the end may take so many times more iterations than those of a step.
-PATIENCE = 2
+PATIENCE = 6
 
 
 @torch.no_grad()

@@ -72,7 +72,7 @@ def _note(found: Intervals) -> str:
     rhat = found.told.get("rhat")
     if rhat is not None:
         told = (
-            "the chains agree" if rhat < 1.05 else "the chains do not agree: take more iterations"
+            "the chains agree" if found.mixed else "the chains do not agree: take more iterations"
         )
         effective = found.told["effective_samples"]
         parts.append(f"R-hat {rhat:.3f}: {told}; {effective:.3g} effective samples.")

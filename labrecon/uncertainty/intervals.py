@@ -15,6 +15,9 @@ from labrecon.uncertainty.conformal import stated_deviation
 
 __all__ = ["Intervals", "make_intervals", "normal_factor"]
 
+#: Gelman and Rubin's R-hat below which chains agree.
+MIXED = 1.05
+
 
 @dataclass(frozen=True)
 class Intervals:
@@ -54,6 +57,11 @@ class Intervals:
             f"{100 * self.level:.4g} % intervals, calibrated on {self.card.calibrated_on} objects; "
             f"measured coverage {self.row.covered} on {self.card.measured_on} others"
         )
+
+    @property
+    def mixed(self) -> bool:
+        """Whether chains agree, or there are none."""
+        return self.told.get("rhat", 1.0) < MIXED
 
     @property
     def cautions(self) -> list[str]:

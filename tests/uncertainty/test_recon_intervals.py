@@ -268,6 +268,15 @@ def test_samples_by_perturbation_from_a_recipe(toy_host, toy_scan, out):
     assert told["mean_half_width"] == pytest.approx(expected, rel=0.02)
 
 
+def test_chains_that_do_not_agree_are_told(toy_host, toy_scan, out):
+    """Stopped before they have forgotten where they began: nothing but the prior moves them."""
+    solver = {"name": "langevin", "iterations": 60, "burn_in": 20, "step_size": 1e-7}
+    recipe = {"solver": solver, "prior": {"name": "tikhonov", "weight": 400.0}}
+    result = reconstruct("toy", toy_scan, out, recipe=recipe, host=toy_host)
+    assert asked(result)["rhat"] > 1.05
+    assert any("the chains do not agree" in warning for warning in result.warnings)
+
+
 def test_langevin_with_too_few_iterations_costs_the_error_bars_only(toy_host, toy_scan, out):
     recipe = {"solver": {"name": "langevin", "iterations": 10}}
     result = reconstruct("toy", toy_scan, out, recipe=recipe, host=toy_host)
