@@ -185,6 +185,7 @@ def test_memory_is_that_of_a_slab(tmp_path: Path) -> None:
     volume = 96 * 128 * 128 * 4
     whole, slab = measured(0), measured(24)
     assert whole > 5 * volume
-    assert slab < 1.5 * volume
+    # Most often 1; a busy machine keeps more slabs on their way to the disk.
+    assert slab < 2.5 * volume
     with h5py.File(path) as file:
         assert file["entry/instrument/detector/data"].shape == (92, 96, 128)
