@@ -179,7 +179,7 @@ def _serve(connection: Connection, job: Job, done: tuple[str, ...]) -> None:
     os.dup2(2, 1)
     from labrecon.plan import find_subject
     from labrecon.plugins import host
-    from labrecon.stages import pick_device
+    from labrecon.posing import pick_device
     from labrecon.testing import Check, checks
     from labrecon.testing.runner import run_one, where
 

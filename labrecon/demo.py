@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from labrecon import plugins
+from labrecon.clock import Watcher
 from labrecon.errors import LabreconError, RecipeError
 from labrecon.instrument import Instrument
 from labrecon.io.atomic import new_folder, write_text
@@ -17,7 +18,6 @@ from labrecon.plan import find_instrument
 from labrecon.plugins import Host
 from labrecon.recon import reconstruct_scan
 from labrecon.results import Result
-from labrecon.stages import Watcher
 
 __all__ = ["Entry", "demonstrate", "free_folder"]
 

@@ -17,11 +17,12 @@ from labrecon.errors import RecipeError, ReconstructionError
 from labrecon.fourier_shell import Threshold, shell_correlation
 from labrecon.instrument import Instrument
 from labrecon.operator import Operator
+from labrecon.posing import Task, explained
 from labrecon.problem import Problem
 from labrecon.quality import SplitHalf
 from labrecon.recipe import Recipe
 from labrecon.solvers.direct import Direct
-from labrecon.stages import Outcome, Task, explained, first_estimate
+from labrecon.stages import Outcome, first_estimate
 
 __all__ = ["acquisition_axis", "agreement", "half_tasks", "shared_start"]
 

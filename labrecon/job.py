@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from labrecon import plugins, stages
+from labrecon import plugins, posing
+from labrecon.clock import Clock, Watcher
 from labrecon.instrument import Instrument
 from labrecon.interruption import Checkpoint, check_not_interrupted
 from labrecon.io.atomic import check_output
@@ -19,7 +20,6 @@ from labrecon.operator_cache import OperatorCache
 from labrecon.plan import Plan, Writer, find_instrument, make_plans, make_writer
 from labrecon.plugins import Host
 from labrecon.recipe import Recipe, load_recipe
-from labrecon.stages import Clock, Watcher
 
 __all__ = ["Job", "assemble_job", "open_job"]
 
@@ -159,7 +159,7 @@ def assemble_job(
         loaded,
         plans,
         make_writer(loaded, host),
-        stages.pick_device(device),
+        posing.pick_device(device),
         host,
         Clock(watcher=watcher),
         force,

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from labrecon.instrument import Instrument
 from labrecon.io.plain import dumps
 from labrecon.operator import Operator
-from labrecon.stages import make_operator
+from labrecon.posing import make_operator
 
 __all__ = ["OperatorCache"]
 
@@ -50,7 +50,7 @@ class OperatorCache:
         """The forward model of an acquisition.
 
         Raises:
-            ReconstructionError: see `labrecon.stages.make_operator`.
+            ReconstructionError: see `labrecon.posing.make_operator`.
         """
         seen = geometry.model_dump_json(exclude=set(instrument.noise_fields))
         told = "\n".join((instrument.name, seen, dumps(options), str(device)))

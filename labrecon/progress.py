@@ -16,7 +16,7 @@ from labrecon.durations import in_words
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, TaskID
 
-    from labrecon.stages import Watcher
+    from labrecon.clock import Watcher
 
 __all__ = ["shown", "timing"]
 

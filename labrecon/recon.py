@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from labrecon import reading, stages
+from labrecon import posing, reading, stages
+from labrecon.clock import Watcher
 from labrecon.errors import Interrupted, LabreconError, ModelError, OutputError, ScanError
 from labrecon.halves import acquisition_axis, agreement, half_tasks, shared_start
 from labrecon.instrument import Instrument, Scan
@@ -19,9 +20,10 @@ from labrecon.job import Job, open_job
 from labrecon.operator import Operator
 from labrecon.plan import Plan
 from labrecon.plugins import Host
+from labrecon.posing import Task
 from labrecon.results import Inputs, Result, write
 from labrecon.solver import Solution
-from labrecon.stages import Outcome, Task, Watcher
+from labrecon.stages import Outcome
 from labrecon.uncertainty.asked import Asked, check_asked, error_bars
 from labrecon.uncertainty.deviation import intervals_of
 
@@ -222,10 +224,10 @@ def compute(
         _require_trained_for(job, prepared, operator)
         axis = acquisition_axis(job.recipe, job.instrument, operator)
         asked = error_bars(job, prepared.geometry, operator)
-        task = stages.pose(job.instrument, prepared, plan, job.device, operator)
+        task = posing.pose(job.instrument, prepared, plan, job.device, operator)
     if plan.calibrate.nuisances:
         with job.clock("calibrate"):
-            task = stages.calibrated(task, job.clock.watcher)
+            task = posing.calibrated(task, job.clock.watcher)
     with job.clock("solve"):
         begun = job.checkpoint.solution(task.solver, job.device) if job.checkpoint else None
         solution = stages.run(task, job.clock.watcher, begun)
@@ -335,10 +337,10 @@ def _comparison(job: Job, plan: Plan, main: Outcome) -> Task:
     # Steps that leave the geometry alone hand on the same object.
     same = scan.geometry is main.task.scan.geometry and plan.operator == main.task.plan.operator
     operator = main.task.problem.operator if same else None
-    task = stages.pose(job.instrument, scan, plan, job.device, operator)
+    task = posing.pose(job.instrument, scan, plan, job.device, operator)
     # An operator that was calibrated for the main reconstruction is not calibrated again.
     known = replace(task, calibration=main.task.calibration) if same else task
-    return stages.calibrated(known, job.clock.watcher)
+    return posing.calibrated(known, job.clock.watcher)
 
 
 def _stop_if_interrupted(

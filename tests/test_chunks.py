@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy_instrument import Toy, ToyOperator
 
-from labrecon import chunks, memory, reading, stages
+from labrecon import chunks, memory, posing, reading, stages
 from labrecon.chunks import Joined, elements_that_fit, part, solve_stack, why_coupled
 from labrecon.errors import RecipeError, ReconstructionError
 from labrecon.interruption import Checkpoint
@@ -49,7 +49,7 @@ def solved(host: Host, values: dict[str, object], scan=None):
     toy, scan = Toy(), stack() if scan is None else scan
     plan, *_ = make_plans(load_recipe(values, toy), toy, host)
     with torch.no_grad():
-        task = stages.pose(toy, reading.prepare(toy, scan, plan), plan, CPU)
+        task = posing.pose(toy, reading.prepare(toy, scan, plan), plan, CPU)
         return task, stages.run(task)
 
 

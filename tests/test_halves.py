@@ -10,7 +10,18 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from labrecon import Gaussian, Instrument, Operator, Problem, Scan, Space, hookimpl, solve, stages
+from labrecon import (
+    Gaussian,
+    Instrument,
+    Operator,
+    Problem,
+    Scan,
+    Space,
+    hookimpl,
+    posing,
+    solve,
+    stages,
+)
 from labrecon.errors import Interrupted, RecipeError, ReconstructionError
 from labrecon.fourier_shell import shell_correlation
 from labrecon.halves import agreement, half_tasks
@@ -95,7 +106,7 @@ def solved(host, scan, recipe=CG, **changes):
     """The main outcome, with a plan that has been changed."""
     [plan, *_] = make_plans(load_recipe(recipe, Camera()), Camera(), host)
     plan = dataclasses.replace(plan, **changes)
-    task = stages.pose(Camera(), scan, plan, torch.device("cpu"))
+    task = posing.pose(Camera(), scan, plan, torch.device("cpu"))
     return stages.judge(task, stages.run(task))
 
 
@@ -229,7 +240,7 @@ def stack_of(host, count=6, recipe=CG, batch=2, **changes):
     [plan, *_] = make_plans(load_recipe({"solver": limits}, Camera()), Camera(), host)
     plan, operator = dataclasses.replace(plan, **changes), Counting()
     posed = scan.replace(data=frames)
-    task = stages.pose(Camera(), posed, plan, torch.device("cpu"), operator)
+    task = posing.pose(Camera(), posed, plan, torch.device("cpu"), operator)
     main = stages.judge(task, stages.run(task))
     operator.seen.clear()
     return main, operator
@@ -279,7 +290,7 @@ def test_trained_networks(toy_host, name, options, obeys):
     [plan, *_] = make_plans(load_recipe(CG, Camera()), Camera(), toy_host)
     plan = dataclasses.replace(plan, build=build)
     with torch.no_grad():
-        task = stages.pose(Camera(), single, plan, torch.device("cpu"), Single())
+        task = posing.pose(Camera(), single, plan, torch.device("cpu"), Single())
         main = stages.judge(task, stages.run(task))
         if obeys:
             told, *_ = halves_of(main)

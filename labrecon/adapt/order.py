@@ -10,11 +10,12 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from labrecon import plugins, stages
+from labrecon import plugins, posing
 from labrecon.adapt.checks import calibrated_named, require_alike, require_work, share_operator
 from labrecon.adapt.reading import find_scans, posed_scan, prepared_scan, read_truths
 from labrecon.adapt.recipe import AdaptRecipe
 from labrecon.adapt.source import doubts
+from labrecon.clock import Clock, Watcher
 from labrecon.errors import ModelError, RecipeError
 from labrecon.instrument import Instrument, Scan
 from labrecon.io.call import path_of
@@ -25,7 +26,6 @@ from labrecon.plan import Plan, find_instrument, make_plans
 from labrecon.plugins import Host
 from labrecon.problem import Problem
 from labrecon.recipe import load_recipe
-from labrecon.stages import Clock, Watcher
 
 __all__ = ["Order", "place_order"]
 
@@ -90,7 +90,7 @@ class Order:
     def old_operator(self) -> Operator:
         """``A₀``, that of the training."""
         card = self.parent.card
-        return stages.make_operator(self.instrument, self.old, card.operator, self.device)
+        return posing.make_operator(self.instrument, self.old, card.operator, self.device)
 
 
 def place_order(
@@ -131,7 +131,7 @@ def place_order(
         if tell is not None:
             tell(f"warning: {doubt}")
     asked, lab = _instrument(parent, instrument, host)
-    chosen = stages.pick_device(device)
+    chosen = posing.pick_device(device)
     clock = Clock(watcher=watcher)
     given = {"seed": card.seed, "prepare": card.prepare, "operator": card.operator}
     plan = make_plans(load_recipe(given, lab), lab, host, parent)[0]

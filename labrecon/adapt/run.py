@@ -16,6 +16,7 @@ from labrecon.adapt.order import Order, place_order
 from labrecon.adapt.recipe import load_adapt_recipe
 from labrecon.adapt.report import render_adaptation
 from labrecon.adapt.training import trained
+from labrecon.clock import Watcher
 from labrecon.instrument import Instrument
 from labrecon.io.model import SavedModel, save_model
 from labrecon.io.plain import dumps, plain
@@ -26,7 +27,6 @@ from labrecon.operator import Operator
 from labrecon.plugins import Host
 from labrecon.reconstructor import Reconstructor
 from labrecon.report.page import page_or_warning
-from labrecon.stages import Watcher
 from labrecon.train.folder import RunFolder
 
 __all__ = ["AdaptResult", "adapt"]

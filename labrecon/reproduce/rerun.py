@@ -9,8 +9,8 @@ from typing import Any
 
 from labrecon.batch.crew import LocalCrew
 from labrecon.batch.tasks import Limits, Setup, Task
+from labrecon.clock import Watcher
 from labrecon.errors import OutputError, ReconstructionError, ScanError
-from labrecon.stages import Watcher
 
 __all__ = ["failed", "rerun"]
 

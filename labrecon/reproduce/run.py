@@ -12,6 +12,7 @@ from typing import Any
 
 from labrecon.batch.bench import SetupError
 from labrecon.batch.tasks import Setup
+from labrecon.clock import Watcher
 from labrecon.errors import OutputError, RecipeError, ScanError
 from labrecon.io.atomic import explain
 from labrecon.reproduce.circumstances import differences
@@ -21,7 +22,6 @@ from labrecon.reproduce.record import Record
 from labrecon.reproduce.rerun import rerun
 from labrecon.reproduce.slab_rerun import rerun_in_slabs
 from labrecon.reproduce.volumes import compare_outputs
-from labrecon.stages import Watcher
 
 __all__ = ["TOLERANCE", "Reproduction", "finished_scans", "reproduce"]
 

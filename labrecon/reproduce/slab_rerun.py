@@ -15,10 +15,10 @@ from typing import Any
 
 from labrecon.batch.bench import SetupError
 from labrecon.batch.tasks import Setup
+from labrecon.clock import Watcher
 from labrecon.errors import ReconstructionError
 from labrecon.reproduce.record import SlabCut
 from labrecon.reproduce.rerun import failed
-from labrecon.stages import Watcher
 
 __all__ = ["rerun_in_slabs"]
 

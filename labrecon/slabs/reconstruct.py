@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from labrecon.clock import Watcher
 from labrecon.errors import RecipeError
 from labrecon.instrument import Instrument
 from labrecon.interruption import check_not_interrupted
@@ -20,7 +21,6 @@ from labrecon.plugins import Host
 from labrecon.slabs.places import Halo
 from labrecon.slabs.run import SlabRun
 from labrecon.slabs.volume import PartialVolume, check_not_begun
-from labrecon.stages import Watcher
 from labrecon.uncertainty.asked import is_sampler
 
 __all__ = ["SlabsResult", "reconstruct_in_slabs"]

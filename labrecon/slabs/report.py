@@ -14,12 +14,12 @@ from labrecon.io.call import called
 from labrecon.io.plain import dumps, plain
 from labrecon.io.provenance import collect, hash_options, hash_slabs
 from labrecon.job import Job
+from labrecon.posing import Task
 from labrecon.report import ReportData, render
 from labrecon.report.page import page_or_warning
 from labrecon.report.sections import Section
 from labrecon.slabs.volume import VOLUME, PartialVolume
 from labrecon.solver import Solution, State
-from labrecon.stages import Task
 from labrecon.summary import find, summarize
 
 __all__ = ["finish"]

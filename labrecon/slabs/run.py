@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from labrecon import reading, stages
+from labrecon import posing, reading, stages
 from labrecon.arrays import Array
 from labrecon.chunks import why_coupled
 from labrecon.errors import Interrupted, RecipeError, ReconstructionError, ScanError
@@ -15,13 +15,14 @@ from labrecon.instrument import Scan
 from labrecon.io.plain import plain
 from labrecon.job import Job
 from labrecon.plan import Plan
+from labrecon.posing import Task
 from labrecon.slabs.places import Halo, Place
 from labrecon.slabs.report import finish
 from labrecon.slabs.size import slices_that_fit, thickest
 from labrecon.slabs.source import Source
 from labrecon.slabs.volume import PartialVolume, Slices
 from labrecon.solvers.direct import Direct
-from labrecon.stages import Outcome, Task
+from labrecon.stages import Outcome
 
 __all__ = ["SlabRun"]
 
@@ -161,7 +162,7 @@ class SlabRun:
         job = self.job
         with job.clock("operator"):
             operator = job.operators.get(job.instrument, scan.geometry, plan.operator, job.device)
-            return stages.pose(job.instrument, scan, plan, job.device, operator)
+            return posing.pose(job.instrument, scan, plan, job.device, operator)
 
     def _solved(self, task: Task) -> tuple[Outcome, dict[str, Any]]:
         with self.job.clock("solve"):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from labrecon import stages
+from labrecon import posing
 from labrecon.chunks import COPIES, SHARE
 from labrecon.errors import RecipeError, ReconstructionError
 from labrecon.instrument import Scan
@@ -27,7 +27,7 @@ def slices_that_fit(job: Job, scan: Scan, count: int, total: int) -> int:
         count: how many these are.
         total: all of them.
     """
-    operator = stages.make_operator(
+    operator = posing.make_operator(
         job.instrument, scan.geometry, job.plans[0].operator, torch.device("cpu")
     )
     elements = scan.data.numel() * scan.data.element_size()

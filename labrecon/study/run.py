@@ -8,15 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from labrecon.clock import Watcher
 from labrecon.errors import ObjectsError, TrainingError
 from labrecon.instrument import Instrument
 from labrecon.io.plain import dumps, plain
-from labrecon.io.provenance import collect, hash_inputs
 from labrecon.plugins import Host
 from labrecon.report.page import page_or_warning
 from labrecon.report.study import CountReport, StudyReport, render_study
 from labrecon.report.training import SHOWN
-from labrecon.stages import Watcher
 from labrecon.study.exporting import export
 from labrecon.study.judging import Judged, judge, margin, robustness
 from labrecon.study.learning import Learned, learned_from
@@ -161,20 +160,12 @@ def _carry_out(
     order.warnings += data.warnings
     with order.clock("export"):
         written = [export(order, each.subject, each.best.values, run.path) for each in studied]
-    provenance = collect(
-        host=order.host,
-        inputs=hash_inputs(data.inputs),
-        device=order.device,
-        timings=order.clock.seconds,
-        instrument=order.instrument.name,
-        geometry=order.geometry,
-        recipe=recipe.plain(),
-        seed=recipe.seed,
+    provenance = order.provenance(
+        data.inputs,
         data=data.told,
         designs=[
             {**_told(each), "files": files} for each, files in zip(studied, written, strict=True)
         ],
-        warnings=order.warnings,
     )
     with order.clock("report"):
         run.write("report.html", _page(order, recipe, studied, provenance, data))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labrecon import stages
+from labrecon import posing
 from labrecon.calibration.unknowns import nuisance_named
 from labrecon.errors import RecipeError
 from labrecon.experiment import Experiment
@@ -64,7 +64,7 @@ def subject_of(order: Order, count: int | None) -> Subject:
     try:
         if count is not None and not table.subset:
             geometry = instrument.with_acquisitions(geometry, count)
-        operator = stages.make_operator(instrument, geometry, recipe.operator, order.device)
+        operator = posing.make_operator(instrument, geometry, recipe.operator, order.device)
         noise = instrument.noise(geometry).to(order.device)
         if table.subset:
             if count is None:

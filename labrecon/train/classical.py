@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from labrecon import stages
+from labrecon import posing, stages
 from labrecon.errors import LabreconError, ReconstructionError
 from labrecon.instrument import Instrument, Scan
 from labrecon.learners.self_supervised import misfit
@@ -171,7 +171,7 @@ def solved(plan: Plan, problem: Problem, weight: float | None) -> Tensor:
         solver = plan.build(weight, problem).to(problem.data.device)
         # `run` looks at neither data nor geometry of the scan.
         scan = Scan(problem.data, None)  # type: ignore[arg-type]
-        task = stages.calibrated(stages.Task(plan, scan, problem, solver, weight))
+        task = posing.calibrated(posing.Task(plan, scan, problem, solver, weight))
         return stages.run(task).x
 
 

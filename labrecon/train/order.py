@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from labrecon import plugins, reading, stages, tomlfile
+from labrecon import plugins, posing, reading, tomlfile
+from labrecon.clock import Clock, Watcher
 from labrecon.errors import RecipeError
 from labrecon.instrument import Instrument, Scan
+from labrecon.io.provenance import collect, hash_inputs
 from labrecon.learner import Learner
 from labrecon.networks import Unrolled
 from labrecon.noise import Noise
@@ -24,7 +26,6 @@ from labrecon.plugins import Host
 from labrecon.problem import Problem
 from labrecon.recipe_options import check_options, option_names, require_options
 from labrecon.reconstructor import Reconstructor
-from labrecon.stages import Clock, Watcher
 from labrecon.train.classical import classical_plan
 from labrecon.train.pairs import read_pairs
 from labrecon.train.recipe import TrainRecipe, resolve_train_recipe, train_document
@@ -121,6 +122,21 @@ class Order:
         except TypeError as error:
             raise RecipeError(f"{where}: network.memory: {error}") from error
 
+    def provenance(self, inputs: Iterable[Path], **found: Any) -> dict[str, Any]:
+        """What was asked for, of which files and in how many seconds, and what was found."""
+        return collect(
+            host=self.host,
+            inputs=hash_inputs(inputs),
+            device=self.device,
+            timings=self.clock.seconds,
+            instrument=self.instrument.name,
+            geometry=self.geometry,
+            recipe=self.recipe.plain(),
+            seed=self.recipe.seed,
+            **found,
+            warnings=self.warnings,
+        )
+
     @property
     def without_truth(self) -> bool:
         """Whether the learner is one for which scans suffice: it, or its factory, says so."""
@@ -193,7 +209,7 @@ def place_order(
     filled = ("network", "operator", "noise", "acquisitions")
     check_options(make_learner, names[1].options, filled, loaded, ("learner",))
     clock = Clock(watcher=watcher)
-    chosen = stages.pick_device(device)
+    chosen = posing.pick_device(device)
     with clock("read"):
         pairs: list[tuple[Path, Path | None, Scan]] = []
         if loaded.data.scans is not None:

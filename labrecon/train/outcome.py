@@ -12,7 +12,7 @@ from torch import Tensor
 
 from labrecon.io.model import ModelCard, SavedModel, SpaceCard, save_model
 from labrecon.io.plain import plain
-from labrecon.io.provenance import collect, hash_inputs, versions
+from labrecon.io.provenance import versions
 from labrecon.learner import FitResult
 from labrecon.operator import Operator
 from labrecon.reconstructor import Reconstructor
@@ -62,15 +62,8 @@ def provenance_of(
 ) -> dict[str, Any]:
     """What was trained, from what, and how well: ``provenance.json``."""
     best = result.best
-    return collect(
-        host=order.host,
-        inputs=hash_inputs(data.inputs),
-        device=order.device,
-        timings=order.clock.seconds,
-        instrument=order.instrument.name,
-        geometry=order.geometry,
-        recipe=order.recipe.plain(),
-        seed=order.recipe.seed,
+    return order.provenance(
+        data.inputs,
         data={**data.told, "scale": data.scale},
         model=model.told(),
         training={
@@ -85,7 +78,6 @@ def provenance_of(
             {"title": m.title, "metrics": m.metrics, "seconds": m.seconds, "note": m.note}
             for m in methods
         ],
-        warnings=order.warnings,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from labrecon import reading, stages
+from labrecon import posing, reading
 from labrecon.errors import LabreconError, ObjectsError, RecipeError, ScanError
 from labrecon.instrument import Instrument, Scan
 from labrecon.io.objects import object_files, read_objects
@@ -107,7 +107,7 @@ def from_pairs(
         assert file is not None
         key = scan.geometry.model_dump_json(exclude=apart)
         if key not in made:
-            made[key] = stages.make_operator(instrument, scan.geometry, recipe.operator, device)
+            made[key] = posing.make_operator(instrument, scan.geometry, recipe.operator, device)
         own = made[key]
         found = read_objects(file, own.domain, dataset=table.dataset, scale=table.unit).objects
         batch = own.range.batch(scan.data)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labrecon import stages
+from labrecon import posing
+from labrecon.clock import Watcher
 from labrecon.errors import LabreconError, ObjectsError, RecipeError, TrainingError
 from labrecon.fitting.processes import Processes
 from labrecon.instrument import Instrument
@@ -24,7 +25,6 @@ from labrecon.report.page import page_or_warning
 from labrecon.report.parameters import learned
 from labrecon.report.training import render_training
 from labrecon.solvers.trained import with_unit_noise
-from labrecon.stages import Watcher
 from labrecon.train.data import TrainingData, from_objects
 from labrecon.train.folder import RunFolder
 from labrecon.train.measured_once import measured_once
@@ -115,7 +115,7 @@ def train(
     processes = Processes(order.device)
     order.device = processes.device
     with order.clock("operator"):
-        operator = stages.make_operator(
+        operator = posing.make_operator(
             order.instrument, order.geometry, order.recipe.operator, order.device
         )
     noise = order.instrument.noise(order.geometry).to(order.device)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from labrecon import stages
+from labrecon import posing
 from labrecon.errors import RecipeError, ScanError
 from labrecon.instrument import Instrument, ReaderError, Scan
 from labrecon.io.objects import read_objects
@@ -91,7 +91,7 @@ def _measured(
     for path, file, scan in read:
         key = scan.geometry.model_dump_json(exclude=apart)
         if key not in made:
-            made[key] = stages.make_operator(instrument, scan.geometry, recipe.operator, device)
+            made[key] = posing.make_operator(instrument, scan.geometry, recipe.operator, device)
         own = made[key]
         own.range.check(scan.data, str(path))
         try:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from labrecon import reading, stages
+from labrecon import posing, reading
+from labrecon.clock import Watcher
 from labrecon.errors import ModelError, ObjectsError, OutputError, RecipeError
 from labrecon.instrument import Instrument
 from labrecon.io.atomic import write_file
@@ -18,7 +19,6 @@ from labrecon.io.model import SavedModel
 from labrecon.job import Job, assemble_job
 from labrecon.operator import Operator
 from labrecon.plugins import Host
-from labrecon.stages import Watcher
 from labrecon.uncertainty.asked import DRAWS, LEVEL, Asked, heuristic
 from labrecon.uncertainty.card import INTERVALS, IntervalsCard
 from labrecon.uncertainty.conformal import fewest_objects
@@ -104,7 +104,7 @@ def calibrate_intervals(
     )
     path = _path(job, out, force)
     acquired = _geometry(job, geometry, scan)
-    operator = stages.make_operator(job.instrument, acquired, job.plans[0].operator, job.device)
+    operator = posing.make_operator(job.instrument, acquired, job.plans[0].operator, job.device)
     saved = job.plans[0].model
     if saved is not None:
         _require_trained_for(job, saved, acquired, operator)

@@ -8,14 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from labrecon import stages
+from labrecon import posing
 from labrecon.chunks import elements_that_fit, why_coupled
 from labrecon.errors import ReconstructionError
 from labrecon.job import Job
+from labrecon.posing import Task
 from labrecon.problem import Problem
 from labrecon.solver import Solution
 from labrecon.solvers.chains import ChainState
-from labrecon.stages import Outcome, Task
+from labrecon.stages import Outcome
 from labrecon.uncertainty.asked import Asked
 from labrecon.uncertainty.bootstrap import bootstrap_deviation, require_noise_level
 from labrecon.uncertainty.intervals import Intervals, make_intervals
@@ -38,7 +39,7 @@ def intervals_of(job: Job, main: Outcome, asked: Asked, run: Run) -> Intervals:
     Raises:
         ReconstructionError: the noise level is not known, too few samples, or no spread.
     """
-    with stages.explained("uncertainty"):
+    with posing.explained("uncertainty"):
         deviation, told = deviation_of(job, main, asked, run)
         truth = main.task.scan.truth
         estimate = job.instrument.gauge(main.solution.x)
@@ -82,7 +83,7 @@ def deviation_of(
         size = task.size if together == 1 else None
         return gauge(run(dataclasses.replace(task, problem=problem, size=size)).x)
 
-    with stages.explained("uncertainty by bootstrap"):
+    with posing.explained("uncertainty by bootstrap"):
         deviation = bootstrap_deviation(
             reconstruct,
             task.problem,
@@ -111,7 +112,7 @@ def _of_samples(main: Outcome) -> tuple[Tensor, dict[str, float]]:
             "uncertainty: the stack was solved in parts, of which only the means are kept: raise "
             "solver.memory, or take the method 'bootstrap'"
         )
-    with stages.explained("uncertainty by samples"):
+    with posing.explained("uncertainty by samples"):
         require_noise_level(main.task.problem)
         mixing = state.mixing()
         told = {"samples": float(state.kept * len(state.x))}
@@ -127,7 +128,7 @@ def _of_ensemble(
     made = [gauge(main.solution.x)]
     for plan in asked.members:
         own = operator if plan.operator == main.task.plan.operator else None
-        task = stages.pose(job.instrument, main.task.scan, plan, job.device, own)
+        task = posing.pose(job.instrument, main.task.scan, plan, job.device, own)
         made.append(gauge(run(task).x))
     stack = torch.stack(made)
     square = (stack - stack.mean(0)).abs().square().sum(0) / (len(made) - 1)

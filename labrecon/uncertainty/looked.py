@@ -8,12 +8,12 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from labrecon import stages
+from labrecon import posing, stages
 from labrecon.job import Job
 from labrecon.learners.samples import sample_generator
 from labrecon.operator import Operator
+from labrecon.posing import Task
 from labrecon.solver import Solution
-from labrecon.stages import Task
 from labrecon.uncertainty.asked import Asked
 from labrecon.uncertainty.conformal import scores, stated_deviation
 from labrecon.uncertainty.coverage import gradient_size
@@ -60,14 +60,14 @@ def look(
         ReconstructionError: it can not be reconstructed, or has no deviation.
     """
     scan = simulated_scan(job, geometry, operator, x, i)
-    task = stages.pose(job.instrument, scan, job.plans[0], job.device, operator)
+    task = posing.pose(job.instrument, scan, job.plans[0], job.device, operator)
     # Of a recipe with nuisances, so that the error of their estimates is in the intervals.
-    task = stages.calibrated(task)
+    task = posing.calibrated(task)
     main = stages.judge(task, _run(task))
     ndim, gauge = operator.domain.ndim, job.instrument.gauge
     deviation, _ = deviation_of(job, main, asked, _run)
     estimate, truth = gauge(main.solution.x), gauge(x.to(job.device))
-    with stages.explained("uncertainty"):
+    with posing.explained("uncertainty"):
         stated = stated_deviation(deviation, ndim)
     generator = sample_generator(job.recipe.seed, i, _CHOICE)
     chosen = torch.randperm(estimate.numel(), generator=generator)[:SAMPLES].to(job.device)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from labrecon import reading, stages
+from labrecon import posing, reading, stages
 from labrecon.batch.manifest import FILE, Manifest
 from labrecon.batch.means import Means
 from labrecon.batch.run import reconstruct_batch
@@ -61,7 +61,7 @@ class Bare:
         scan, _ = load(job.another(str(path), Path("/nonexistent/out")), path)
         with torch.no_grad():
             prepared = reading.prepare(job.instrument, scan, job.plans[0])
-            self.task = stages.pose(job.instrument, prepared, job.plans[0], job.device)
+            self.task = posing.pose(job.instrument, prepared, job.plans[0], job.device)
 
     def seconds(self, scans: int) -> float:
         """Per scan."""

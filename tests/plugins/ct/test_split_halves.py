@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from labrecon import Gaussian, Scan, stages
+from labrecon import Gaussian, Scan, posing, stages
 from labrecon.fourier_shell import shell_correlation
 from labrecon.halves import agreement, half_tasks
 from labrecon.plan import make_plans
@@ -44,7 +44,7 @@ def outcome(lines, operator, sigma, seed=0, solver=None):
     scan = Scan(lines + sigma * noise, operator.geometry, Gaussian(sigma or 1.0))
     recipe = load_recipe({"solver": solver or {"name": "direct"}}, CT)
     [plan] = make_plans(recipe, CT, Host(discover=False))
-    task = stages.pose(CT, scan, plan, torch.device("cpu"), operator)
+    task = posing.pose(CT, scan, plan, torch.device("cpu"), operator)
     return stages.judge(task, stages.run(task))
 
 
