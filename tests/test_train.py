@@ -528,6 +528,9 @@ def test_a_comparison_that_fails_costs_no_network(run, tmp_path):
     result = run("run", "classical.skip=false", *given)
     assert any("ISTA" in w and "not finite" in w for w in result.warnings)
     assert (tmp_path / "run" / "model.json").exists()
+    again = run("run", "classical.skip=false", *given)
+    assert again.already_done
+    assert again.warnings == result.warnings
 
 
 def test_a_denoiser_is_trained_without_the_instrument(run, tmp_path, toy_host):

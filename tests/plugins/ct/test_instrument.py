@@ -21,6 +21,7 @@ from labrecon.simulate import simulate_file
 from labrecon.study.recipe import DesignRecipe
 from labrecon.train import load_train_recipe, train
 from labrecon.train.order import place_order
+from labrecon.uncertainty import calibrate_intervals
 from labrecon_ct import instrument as module
 from labrecon_ct.instrument import CTInstrument, export_angles
 from labrecon_ct.noise import TransmissionNoise, statistical_weights
@@ -136,6 +137,16 @@ def test_one_geometry_file_serves_training_and_simulated_scans(tmp_path: Path) -
     simulate_file(CT, tmp_path / "scan.nxs", host=Host(), geometry=tmp_path / "geometry.json")
     made = reconstruct("ct", tmp_path / "scan.nxs", tmp_path / "out", model=tmp_path / "run")
     assert not [told for told in made.warnings if "acquisition" in told]
+
+
+def test_error_bars_are_for_the_open_beam_that_a_scan_states(tmp_path: Path) -> None:
+    geometry = {"angles": [0.0, 0.5, 1.0, 1.5, 2.0, 2.5], "columns": 16}
+    (tmp_path / "geometry.json").write_text(json.dumps(geometry))
+    quick = {"prepare": [], "solver": {"name": "direct"}, "uncertainty": {"draws": 2, "level": 0.5}}
+    made = calibrate_intervals(
+        CT, tmp_path / "i.json", recipe=quick, geometry=tmp_path / "geometry.json", count=6
+    )
+    assert made.card.geometry["open_beam"] == module.OPEN_BEAM
 
 
 def test_the_host_finds_the_instrument() -> None:
